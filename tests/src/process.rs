@@ -1,0 +1,171 @@
+//! The real binary as a child process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a start may take before the harness gives up; not a performance statement.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// `target/<profile>/`, derived from where the running test stands.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of the test");
+    exe.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned()
+}
+
+/// The gateway binary of the same profile as the test.
+///
+/// # Panics
+/// When it was not built: `cargo build -p gateway` makes it.
+#[must_use]
+pub fn gateway_bin() -> PathBuf {
+    let path = target_dir().join("gateway");
+    assert!(path.exists(), "{} is missing: run `cargo build -p gateway` first", path.display());
+    path
+}
+
+/// `target/guests/`, where `cargo xtask guests` puts the built guests.
+///
+/// # Panics
+/// When the guests were not built.
+#[must_use]
+pub fn guests_dir() -> PathBuf {
+    let path = target_dir().parent().expect("target/").join("guests");
+    assert!(path.join("webhook").exists(), "{} has no guests: run `cargo xtask guests` first", path.display());
+    path
+}
+
+/// A running gateway; dropped = killed.
+pub struct Gateway {
+    child: Child,
+    /// Port that it listens on.
+    pub port: u16,
+    /// State directory.
+    pub state: PathBuf,
+    /// What it prints to stderr.
+    pub log: PathBuf,
+}
+
+impl Gateway {
+    /// Starts `gateway serve` on `state` with more arguments and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends or does not become ready; the text of its log is in the message.
+    pub fn start(state: &Path, extra: &[&str]) -> Self {
+        let port_file = state.join("run").join("gateway.json");
+        let _ = std::fs::remove_file(&port_file);
+        std::fs::create_dir_all(state.parent().expect("state has a parent")).unwrap();
+        let log = state.with_extension("log");
+        let sink = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let mut child = Command::new(gateway_bin())
+            .args(["serve", "--state-dir"])
+            .arg(state)
+            .args(["--port", "0"])
+            .args(extra)
+            .env_remove("GATEWAY_TOKEN")
+            .stdin(Stdio::null())
+            .stdout(sink.try_clone().unwrap())
+            .stderr(sink)
+            .spawn()
+            .expect("start the gateway");
+        let started = Instant::now();
+        loop {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("gateway ended at start with {status}:\n{}", read_tail(&log));
+            }
+            if let Some(port) = read_port(&port_file, child.id()) {
+                if ready(port) {
+                    return Self { child, port, state: state.to_owned(), log };
+                }
+            }
+            assert!(started.elapsed() < START_PATIENCE, "gateway is not ready:\n{}", read_tail(&log));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it without any chance to clean up.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to stop (SIGTERM) and waits.
+    pub fn stop(mut self) -> std::process::ExitStatus {
+        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < START_PATIENCE, "gateway does not stop:\n{}", read_tail(&self.log));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The token of tenant `main`.
+    #[must_use]
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.state.join("secrets/main/gateway-token")).unwrap().trim().to_owned()
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a CLI verb against it and returns (success, stdout, stderr).
+    pub fn cli(&self, args: &[&str]) -> (bool, String, String) {
+        let output = Command::new(gateway_bin())
+            .args(args)
+            .arg("--state-dir")
+            .arg(&self.state)
+            .env_remove("GATEWAY_TOKEN")
+            .output()
+            .expect("run the CLI");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_port(path: &Path, pid: u32) -> Option<u16> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    (value["pid"].as_u64()? == u64::from(pid)).then(|| u16::try_from(value["port"].as_u64()?).ok())?
+}
+
+fn ready(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut socket) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let _ = socket.set_read_timeout(Some(Duration::from_secs(2)));
+    let request = format!("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
+    if socket.write_all(request.as_bytes()).is_err() {
+        return false;
+    }
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    answer.starts_with(b"HTTP/1.1 200")
+}
+
+fn read_tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let start = text.len().saturating_sub(6000);
+    text.get(start..).unwrap_or(&text).to_owned()
+}
