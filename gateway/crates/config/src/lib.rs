@@ -4,10 +4,20 @@
 //! `file:line:column` and what was probably meant), its secret references are resolved, and the result is validated
 //! as a whole: either all of it is right and a [`Settings`] comes out, or nothing does.
 
+mod error;
+mod load;
 pub mod options;
+mod schema;
 mod secret;
 mod settings;
+mod source;
+mod strength;
+mod suggest;
+mod validate;
 
+pub use error::{ConfigError, Problem};
+pub use load::{CONFIG_FILE, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, load, load_text};
 pub use options::Options;
+pub use schema::options_schema;
 pub use secret::Secret;
 pub use settings::*;

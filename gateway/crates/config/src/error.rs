@@ -1,0 +1,89 @@
+//! What is wrong with the configuration, told so that it can be mended at once.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Problems told at once; more are counted only.
+const MAX_PROBLEMS_SHOWN: usize = 20;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line and column, both from 1, in characters; `None` when the problem is not at a place in the file.
+    pub position: Option<(usize, usize)>,
+    /// Dotted path of the key (`gateway.auth.token`), the flag (`--port`), or empty.
+    pub path: String,
+    /// What is wrong. Never holds the value of a secret.
+    pub message: String,
+    /// What was probably meant, what is allowed. May be empty.
+    pub help: String,
+}
+
+/// The configuration is refused as a whole.
+#[derive(Debug, Clone)]
+pub struct ConfigError {
+    /// The file, when one was read.
+    pub file: Option<PathBuf>,
+    /// At least one.
+    pub problems: Vec<Problem>,
+    /// What to do now.
+    pub next: String,
+}
+
+impl ConfigError {
+    /// One problem that has no place in the file.
+    pub(crate) fn plain(
+        file: Option<PathBuf>,
+        message: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
+        let problem = Problem {
+            position: None,
+            path: String::new(),
+            message: message.into(),
+            help: String::new(),
+        };
+        Self {
+            file,
+            problems: vec![problem],
+            next: next.into(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    /// One line a problem: `file:line:column: path: message; help`. The next step is in [`ConfigError::next`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, p) in self.problems.iter().take(MAX_PROBLEMS_SHOWN).enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            match (&self.file, p.position) {
+                (Some(file), Some((line, column))) => {
+                    write!(f, "{}:{line}:{column}: ", file.display())?;
+                }
+                (Some(file), None) if !p.path.starts_with("--") => {
+                    write!(f, "{}: ", file.display())?;
+                }
+                _ => {}
+            }
+            if !p.path.is_empty() {
+                write!(f, "{}: ", p.path)?;
+            }
+            f.write_str(&p.message)?;
+            if !p.help.is_empty() {
+                write!(f, " ({})", p.help)?;
+            }
+        }
+        if self.problems.len() > MAX_PROBLEMS_SHOWN {
+            write!(
+                f,
+                "\n… and {} more",
+                self.problems.len() - MAX_PROBLEMS_SHOWN
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}

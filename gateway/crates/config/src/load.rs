@@ -1,0 +1,943 @@
+//! The pipeline: read → parse and check → resolve secrets → apply flags → validate as a whole → [`Settings`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use gateway_protocol::ids::{AgentId, ChannelName};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::{ConfigError, Problem};
+use crate::options::{
+    AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
+    BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GroupPolicyOption, LimitsOptions,
+    LogFormatOption, LogLevelOption, Options, QueueModeOption, SecretRef, SessionOptions,
+};
+use crate::secret::Secret;
+use crate::settings::*;
+use crate::source::{self, Source, join_key};
+use crate::strength;
+use crate::validate;
+
+/// Name of the configuration file in the state directory.
+pub const CONFIG_FILE: &str = "gateway.json5";
+/// Name (below `secrets/<tenant>/`) of the token that `gateway serve` makes.
+pub const TOKEN_NAME: &str = "gateway-token";
+/// Default TCP port.
+pub const DEFAULT_PORT: u16 = 18_789;
+/// Largest secret that is read, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+/// Default time to the first byte and between two pieces of a model's answer, in milliseconds.
+const DEFAULT_MODEL_TIMEOUT_MS: u64 = 60_000;
+
+/// What to load and what overrides it.
+pub struct LoadRequest<'a> {
+    /// State directory: `gateway.json5` and relative secret files are looked for here.
+    pub state_dir: PathBuf,
+    /// Another configuration file than `<state_dir>/gateway.json5`; it must exist.
+    pub config_path: Option<PathBuf>,
+    /// Flags.
+    pub overrides: Overrides,
+    /// Reads an environment variable (injected, so that tests and embedders choose).
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl fmt::Debug for LoadRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadRequest")
+            .field("state_dir", &self.state_dir)
+            .field("config_path", &self.config_path)
+            .field("overrides", &self.overrides)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Values of flags; each set one wins over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--bind loopback|lan|ADDR`
+    pub bind: Option<String>,
+    /// `--token`: the token of the tenant `main`; sets its mode to `token`.
+    pub token: Option<Secret>,
+    /// `--upstream URL`: the default agent of the tenant `main` becomes an OpenAI-compatible server.
+    pub upstream: Option<String>,
+    /// `--model NAME`
+    pub model: Option<String>,
+    /// `--api-key-env VAR`: the variable that holds the upstream's key.
+    pub api_key_env: Option<String>,
+    /// `--wasm-dir DIR`
+    pub plugins_dir: Option<PathBuf>,
+    /// `--log-level`
+    pub log_level: Option<LogLevel>,
+    /// `--log-format`
+    pub log_format: Option<LogFormat>,
+}
+
+/// Loads the configuration of a state directory. Without a file the defaults apply.
+pub fn load(request: LoadRequest<'_>) -> Result<Settings, ConfigError> {
+    let path = request
+        .config_path
+        .clone()
+        .unwrap_or_else(|| request.state_dir.join(CONFIG_FILE));
+    let bytes = match read_bounded(&path, source::MAX_FILE_BYTES) {
+        Ok(bytes) => bytes,
+        Err(ReadFault::Missing) if request.config_path.is_none() => {
+            return resolve(None, &request, path, String::new());
+        }
+        Err(fault) => {
+            return Err(ConfigError::plain(
+                Some(path),
+                fault.to_string(),
+                "check the path and its permissions",
+            ));
+        }
+    };
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        ConfigError::plain(
+            Some(path.clone()),
+            format!("not UTF-8 text (byte {at})"),
+            "save the file as UTF-8",
+        )
+    })?;
+    load_text(&text, &request, path)
+}
+
+/// Like [`load`], with the file's text given. `path` is only named in errors and in [`Settings::config_path`].
+pub fn load_text(
+    text: &str,
+    request: &LoadRequest<'_>,
+    path: PathBuf,
+) -> Result<Settings, ConfigError> {
+    let hash = hex(&Sha256::digest(text.as_bytes()));
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let source = source::parse(text, &path)?;
+    resolve(Some(source), request, path, hash)
+}
+
+fn resolve(
+    source: Option<Source>,
+    request: &LoadRequest<'_>,
+    path: PathBuf,
+    hash: String,
+) -> Result<Settings, ConfigError> {
+    let config_exists = source.is_some();
+    let mut cx = Resolver {
+        request,
+        source: source.as_ref(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let empty = Options::default();
+    let options = source.as_ref().map_or(&empty, |s| &s.options);
+    let settings = cx.settings(options, path, hash, config_exists);
+    validate::check(&settings, &mut cx);
+    let Resolver {
+        problems, warnings, ..
+    } = cx;
+    if problems.is_empty() {
+        return Ok(Settings {
+            warnings,
+            ..settings
+        });
+    }
+    Err(ConfigError {
+        file: source.as_ref().map(|s| s.file.clone()),
+        problems,
+        next: "mend what is named above and start again; nothing was changed".to_owned(),
+    })
+}
+
+/// Gathers problems and warnings while options become settings.
+pub(crate) struct Resolver<'a> {
+    request: &'a LoadRequest<'a>,
+    source: Option<&'a Source>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Resolver<'_> {
+    /// Notes that the value at `path` (or a flag) is refused.
+    pub(crate) fn bad(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
+        let position = self.source.and_then(|s| s.position(path));
+        self.problems.push(Problem {
+            position,
+            path: path.to_owned(),
+            message: message.into(),
+            help: help.into(),
+        });
+    }
+
+    /// Notes something that the operator should know.
+    pub(crate) fn warn(&mut self, path: &str, message: impl fmt::Display) {
+        self.warnings.push(format!("{path}: {message}"));
+    }
+
+    fn settings(
+        &mut self,
+        o: &Options,
+        config_path: PathBuf,
+        hash: String,
+        config_exists: bool,
+    ) -> Settings {
+        let flags = &self.request.overrides;
+        let bind = self.bind(o.gateway.bind.as_deref());
+        let gateway = GatewaySettings {
+            port: flags.port.or(o.gateway.port).unwrap_or(DEFAULT_PORT),
+            bind,
+            allowed_origins: self.origins(&o.gateway.allowed_origins),
+            allowed_hosts: self.hosts("gateway.allowedHosts", &o.gateway.allowed_hosts),
+            limits: limits(&o.gateway.limits),
+        };
+        let mut tenants = BTreeMap::new();
+        let main = TenantSettings {
+            slug: MAIN_TENANT.to_owned(),
+            hosts: BTreeSet::new(),
+            auth: self.auth(
+                "gateway.auth",
+                MAIN_TENANT,
+                &o.gateway.auth,
+                flags.token.clone(),
+            ),
+            agents: self.agents("", MAIN_TENANT, &o.agents, true),
+            session: session(&o.session),
+            channels: Vec::new(),
+            boot: boot(&o.boot),
+        };
+        let main = self.with_channels(main, "", &o.channels);
+        tenants.insert(MAIN_TENANT.to_owned(), main);
+        for (slug, t) in &o.tenants {
+            let path = join_key("tenants", slug);
+            if slug == MAIN_TENANT {
+                self.bad(
+                    &path,
+                    "the tenant `main` is what the top level of the file describes",
+                    "move its keys there",
+                );
+                continue;
+            }
+            if !valid_slug(slug) {
+                self.bad(
+                    &path,
+                    "not a tenant name",
+                    "use 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit",
+                );
+                continue;
+            }
+            let tenant = TenantSettings {
+                slug: slug.clone(),
+                hosts: self.hosts(&format!("{path}.hosts"), &t.hosts),
+                auth: self.auth(&format!("{path}.auth"), slug, &t.auth, None),
+                agents: self.agents(&path, slug, &t.agents, false),
+                session: session(&t.session),
+                channels: Vec::new(),
+                boot: boot(&t.boot),
+            };
+            let tenant = self.with_channels(tenant, &path, &t.channels);
+            tenants.insert(slug.clone(), tenant);
+        }
+        let plugins_dir = flags.plugins_dir.clone().or_else(|| {
+            o.plugins
+                .dir
+                .as_ref()
+                .map(|d| self.request.state_dir.join(d))
+        });
+        if o.plugins.dir.as_deref() == Some("") {
+            self.bad("plugins.dir", "must not be empty", "leave the key out");
+        }
+        Settings {
+            state_dir: self.request.state_dir.clone(),
+            config_path,
+            config_exists,
+            gateway,
+            tenants,
+            plugins_dir,
+            logging: LoggingSettings {
+                level: flags.log_level.unwrap_or(match o.logging.level {
+                    Some(LogLevelOption::Error) => LogLevel::Error,
+                    Some(LogLevelOption::Warn) => LogLevel::Warn,
+                    Some(LogLevelOption::Debug) => LogLevel::Debug,
+                    Some(LogLevelOption::Trace) => LogLevel::Trace,
+                    Some(LogLevelOption::Info) | None => LogLevel::Info,
+                }),
+                format: flags.log_format.unwrap_or(match o.logging.format {
+                    Some(LogFormatOption::Json) => LogFormat::Json,
+                    Some(LogFormatOption::Text) | None => LogFormat::Text,
+                }),
+            },
+            hash,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn bind(&mut self, written: Option<&str>) -> Bind {
+        let (path, word) = match (&self.request.overrides.bind, written) {
+            (Some(flag), _) => ("--bind", flag.as_str()),
+            (None, Some(word)) => ("gateway.bind", word),
+            (None, None) => return Bind::Loopback,
+        };
+        match (word, word.parse::<IpAddr>()) {
+            ("loopback", _) => Bind::Loopback,
+            ("lan", _) => Bind::Lan,
+            (_, Ok(ip)) => Bind::Addr(ip),
+            _ => {
+                self.bad(
+                    path,
+                    "not a place to listen",
+                    "write loopback, lan or one IP address",
+                );
+                Bind::Loopback
+            }
+        }
+    }
+
+    fn origins(&mut self, written: &[String]) -> BTreeSet<String> {
+        let mut origins = BTreeSet::new();
+        for (i, origin) in written.iter().enumerate() {
+            match validate::origin(origin) {
+                Some(origin) => {
+                    origins.insert(origin);
+                }
+                None => self.bad(
+                    &format!("gateway.allowedOrigins[{i}]"),
+                    "not a browser origin",
+                    "write https://host or https://host:port, without a path; * is not possible",
+                ),
+            }
+        }
+        origins
+    }
+
+    fn hosts(&mut self, path: &str, written: &[String]) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        for (i, host) in written.iter().enumerate() {
+            match validate::host_name(host) {
+                Some(host) => {
+                    hosts.insert(host);
+                }
+                None => self.bad(
+                    &format!("{path}[{i}]"),
+                    "not a host name",
+                    "write the bare name, without scheme, port or path; * is not possible",
+                ),
+            }
+        }
+        hosts
+    }
+
+    fn auth(
+        &mut self,
+        path: &str,
+        slug: &str,
+        o: &AuthOptions,
+        flag: Option<Secret>,
+    ) -> AuthSettings {
+        let mut mode = match o.mode {
+            Some(AuthModeOption::None) => AuthMode::None,
+            Some(AuthModeOption::Password) => AuthMode::Password,
+            Some(AuthModeOption::Token) | None => AuthMode::Token,
+        };
+        let flagged = flag.is_some();
+        let token = match (flag, &o.token) {
+            (Some(secret), _) => {
+                mode = AuthMode::Token;
+                self.strong("--token", secret)
+            }
+            (None, Some(written)) => self.secret(&format!("{path}.token"), slug, written),
+            (None, None) if mode == AuthMode::Token => self.stored(
+                &format!("{path}.token"),
+                slug,
+                TOKEN_NAME,
+                if slug == MAIN_TENANT {
+                    "run `gateway serve` once, it makes the token".to_owned()
+                } else {
+                    format!("run `gateway secret set {TOKEN_NAME} --tenant {slug}`")
+                },
+            ),
+            (None, None) => None,
+        };
+        let password = match &o.password {
+            Some(written) if !(flagged && mode == AuthMode::Token) => {
+                self.secret(&format!("{path}.password"), slug, written)
+            }
+            Some(_) => None,
+            None => {
+                if mode == AuthMode::Password {
+                    self.bad(
+                        &format!("{path}.password"),
+                        "mode is password, but there is none",
+                        "add password: {store: \"gateway-password\"} and run `gateway secret set gateway-password`",
+                    );
+                }
+                None
+            }
+        };
+        AuthSettings {
+            mode,
+            token,
+            password,
+        }
+    }
+
+    fn agents(
+        &mut self,
+        path: &str,
+        slug: &str,
+        o: &AgentsOptions,
+        flagged: bool,
+    ) -> AgentsSettings {
+        let path = join_key(path, "agents");
+        let default = match (&o.default, o.entries.len()) {
+            (Some(id), _) => id.clone(),
+            (None, 1) => o.entries.keys().next().cloned().unwrap_or_default(),
+            (None, _) => "main".to_owned(),
+        };
+        let mut written: BTreeMap<&str, AgentOptions> = o
+            .entries
+            .iter()
+            .map(|(id, a)| (id.as_str(), a.clone()))
+            .collect();
+        if written.is_empty() {
+            written.insert("main", AgentOptions::default());
+        }
+        if !written.contains_key(default.as_str()) {
+            let ids: Vec<&str> = written.keys().copied().collect();
+            self.bad(
+                &format!("{path}.default"),
+                "the default agent is not among the entries",
+                format!(
+                    "name one of {} or add agents.entries.{default}",
+                    ids.join(", ")
+                ),
+            );
+        }
+        let flags = &self.request.overrides;
+        let mut entries = BTreeMap::new();
+        for (id, o) in &written {
+            let path = join_key(&format!("{path}.entries"), id);
+            if AgentId::parse(id).map(AgentId::into_string).as_deref() != Ok(*id) {
+                self.bad(
+                    &path,
+                    "not an agent name",
+                    "use 1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit",
+                );
+                continue;
+            }
+            let here = flagged && **id == *default;
+            let upstream = flags.upstream.as_deref().filter(|_| here);
+            let model = flags.model.as_deref().filter(|_| here);
+            let key_env = flags.api_key_env.as_deref().filter(|_| here);
+            let openai = upstream.is_some() || o.backend == Some(BackendOption::OpenAi);
+            let backend = if openai {
+                AgentBackend::OpenAi(self.openai(&path, slug, o, upstream, model, key_env))
+            } else {
+                self.echo_has_no_upstream(&path, o);
+                if model.is_some() || key_env.is_some() {
+                    let flag = if model.is_some() {
+                        "--model"
+                    } else {
+                        "--api-key-env"
+                    };
+                    self.bad(
+                        flag,
+                        "there is no upstream that it could apply to",
+                        "add --upstream URL",
+                    );
+                }
+                AgentBackend::Echo
+            };
+            entries.insert(
+                (*id).to_owned(),
+                AgentSettings {
+                    id: (*id).to_owned(),
+                    backend,
+                    system_prompt: o.system_prompt.clone().filter(|s| !s.is_empty()),
+                    tools: o.tools.clone(),
+                },
+            );
+        }
+        AgentsSettings { default, entries }
+    }
+
+    /// An echo agent with a model or an address is a mistake (the backend was forgotten), not something to ignore.
+    fn echo_has_no_upstream(&mut self, path: &str, o: &AgentOptions) {
+        let stray = [
+            ("model", o.model.is_some()),
+            ("baseUrl", o.base_url.is_some()),
+            ("apiKey", o.api_key.is_some()),
+            ("firstByteTimeoutMs", o.first_byte_timeout_ms.is_some()),
+            ("idleTimeoutMs", o.idle_timeout_ms.is_some()),
+        ];
+        for (key, set) in stray {
+            if set {
+                self.bad(
+                    &join_key(path, key),
+                    "the echo backend has no use for it",
+                    "add backend: \"openai\"",
+                );
+            }
+        }
+    }
+
+    fn openai(
+        &mut self,
+        path: &str,
+        slug: &str,
+        o: &AgentOptions,
+        upstream: Option<&str>,
+        model: Option<&str>,
+        key_env: Option<&str>,
+    ) -> OpenAiSettings {
+        let (url_path, url) = match (upstream, &o.base_url) {
+            (Some(url), _) => ("--upstream".to_owned(), Some(url)),
+            (None, Some(url)) => (format!("{path}.baseUrl"), Some(url.as_str())),
+            (None, None) => (path.to_owned(), None),
+        };
+        let base_url = match url.map(validate::base_url) {
+            Some(Some(url)) => url,
+            Some(None) => {
+                self.bad(
+                    &url_path,
+                    "not the address of a server",
+                    "write http(s)://host[:port]/v1, without user name, ? or #",
+                );
+                String::new()
+            }
+            None => {
+                self.bad(
+                    &url_path,
+                    "an openai agent needs baseUrl",
+                    "for example baseUrl: \"http://127.0.0.1:11434/v1\"",
+                );
+                String::new()
+            }
+        };
+        let model = model.or(o.model.as_deref()).unwrap_or_default().trim();
+        if model.is_empty() {
+            let (path, help) = if upstream.is_some() {
+                ("--upstream", "add --model NAME")
+            } else {
+                (path, "for example model: \"gpt-4o-mini\"")
+            };
+            self.bad(path, "an openai agent needs a model", help);
+        }
+        let api_key = match (key_env, &o.api_key) {
+            (Some(name), _) => self.from_env("--api-key-env", name),
+            (None, Some(_)) if upstream.is_some() => {
+                // The key belongs to the server that the file names; a server named by a flag must not get it.
+                None
+            }
+            (None, Some(written)) => self.secret(&format!("{path}.apiKey"), slug, written),
+            (None, None) => None,
+        };
+        OpenAiSettings {
+            base_url,
+            model: model.to_owned(),
+            api_key,
+            first_byte_timeout_ms: o.first_byte_timeout_ms.unwrap_or(DEFAULT_MODEL_TIMEOUT_MS),
+            idle_timeout_ms: o.idle_timeout_ms.unwrap_or(DEFAULT_MODEL_TIMEOUT_MS),
+        }
+    }
+
+    fn with_channels(
+        &mut self,
+        mut tenant: TenantSettings,
+        path: &str,
+        channels: &BTreeMap<String, ChannelOptions>,
+    ) -> TenantSettings {
+        let path = join_key(path, "channels");
+        for (kind, channel) in channels {
+            let path = join_key(&path, kind);
+            if !self.channel_name(&path, kind) {
+                continue;
+            }
+            for (account, o) in &channel.accounts {
+                let path = join_key(&format!("{path}.accounts"), account);
+                if self.channel_name(&path, account) {
+                    let settings = self.account(&path, &tenant, kind, account, o);
+                    tenant.channels.push(settings);
+                }
+            }
+        }
+        tenant
+    }
+
+    fn channel_name(&mut self, path: &str, name: &str) -> bool {
+        let good = ChannelName::parse(name)
+            .map(ChannelName::into_string)
+            .as_deref()
+            == Ok(name);
+        if !good {
+            self.bad(
+                path,
+                "not a channel or account name",
+                "use 1 to 64 of a-z, 0-9, -, _ and ., beginning with a letter or digit",
+            );
+        }
+        good
+    }
+
+    fn account(
+        &mut self,
+        path: &str,
+        tenant: &TenantSettings,
+        kind: &str,
+        account: &str,
+        o: &AccountOptions,
+    ) -> AccountSettings {
+        let enabled = o.enabled.unwrap_or(true);
+        let agent = o
+            .agent
+            .clone()
+            .unwrap_or_else(|| tenant.agents.default.clone());
+        if o.agent.is_some() && !tenant.agents.entries.contains_key(&agent) {
+            let ids: Vec<&str> = tenant.agents.entries.keys().map(String::as_str).collect();
+            self.bad(
+                &format!("{path}.agent"),
+                "this tenant has no such agent",
+                format!("its agents: {}", ids.join(", ")),
+            );
+        }
+        let mut secrets = BTreeMap::new();
+        for (name, written) in &o.secrets {
+            let path = join_key(&format!("{path}.secrets"), name);
+            // A disabled account may wait for its secret.
+            if enabled && let Some(secret) = self.secret(&path, &tenant.slug, written) {
+                secrets.insert(name.clone(), secret);
+            }
+        }
+        for (i, pattern) in o.http.allow.iter().enumerate() {
+            if !validate::url_pattern(pattern) {
+                self.bad(
+                    &format!("{path}.http.allow[{i}]"),
+                    "not a URL pattern",
+                    "write https://host[:port]/path, with * only as the last character",
+                );
+            }
+        }
+        let group_policy = match o.group_policy {
+            Some(GroupPolicyOption::Allowlist) => GroupPolicy::Allowlist,
+            Some(GroupPolicyOption::Open) => GroupPolicy::Open,
+            Some(GroupPolicyOption::Disabled) | None => GroupPolicy::Disabled,
+        };
+        let groups = self.ids(
+            &format!("{path}.groups"),
+            &o.groups,
+            "groupPolicy: \"open\"",
+        );
+        if group_policy == GroupPolicy::Allowlist && groups.is_empty() {
+            self.warn(
+                path,
+                "groupPolicy is allowlist and groups is empty: no group is answered",
+            );
+        }
+        AccountSettings {
+            kind: kind.to_owned(),
+            account: account.to_owned(),
+            enabled,
+            agent,
+            dm_policy: match o.dm_policy {
+                Some(DmPolicyOption::Allowlist) => DmPolicy::Allowlist,
+                Some(DmPolicyOption::Open) => DmPolicy::Open,
+                Some(DmPolicyOption::Disabled) => DmPolicy::Disabled,
+                Some(DmPolicyOption::Pairing) | None => DmPolicy::Pairing,
+            },
+            group_policy,
+            allow_from: self.ids(
+                &format!("{path}.allowFrom"),
+                &o.allow_from,
+                "dmPolicy: \"open\"",
+            ),
+            groups,
+            require_mention: o.require_mention.unwrap_or(true),
+            secrets,
+            config: Value::Object(o.config.clone().into_iter().collect()),
+            http: AccountHttp {
+                allow: o.http.allow.clone(),
+                allow_private: o.http.allow_private.unwrap_or(false),
+            },
+        }
+    }
+
+    /// Ids of senders or groups. A star is not one: opening up is said by the policy.
+    fn ids(&mut self, path: &str, written: &[String], open: &str) -> BTreeSet<String> {
+        let mut ids = BTreeSet::new();
+        for (i, id) in written.iter().enumerate() {
+            if id == "*" {
+                self.bad(
+                    &format!("{path}[{i}]"),
+                    "* is not an id",
+                    format!("to let everyone in, write {open}"),
+                );
+            } else if id.trim().is_empty() || id.trim() != id || id.chars().any(char::is_control) {
+                self.bad(
+                    &format!("{path}[{i}]"),
+                    "not an id",
+                    "write it without blanks around it",
+                );
+            } else {
+                ids.insert(id.clone());
+            }
+        }
+        ids
+    }
+
+    // ---- secrets ----
+
+    fn secret(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
+        match written {
+            SecretRef::Env(r) => self.from_env(path, &r.env),
+            SecretRef::File(r) => {
+                let file = Path::new(&r.file);
+                if file
+                    .components()
+                    .any(|c| matches!(c, std::path::Component::ParentDir))
+                {
+                    self.bad(
+                        path,
+                        "the file of a secret must not have .. in its path",
+                        "write it relative to the state directory, or in full",
+                    );
+                    return None;
+                }
+                let file = self.request.state_dir.join(file);
+                self.from_file(path, &file, "create it with mode 0600".to_owned())
+            }
+            SecretRef::Store(r) => {
+                let next = if slug == MAIN_TENANT {
+                    format!("run `gateway secret set {}`", r.store)
+                } else {
+                    format!("run `gateway secret set {} --tenant {slug}`", r.store)
+                };
+                self.stored(path, slug, &r.store, next)
+            }
+            SecretRef::Text(text) => {
+                let name = text.strip_prefix("${").and_then(|t| t.strip_suffix('}'));
+                if let Some(name) = name {
+                    return self.from_env(path, name);
+                }
+                if text.contains("${") {
+                    self.bad(
+                        path,
+                        "an environment variable must be the whole text",
+                        "write \"${NAME}\" or {env: \"NAME\"}",
+                    );
+                    return None;
+                }
+                let secret = self.strong(path, Secret::new(text.clone()))?;
+                self.warn(
+                    path,
+                    "this secret stands in the file in clear; `gateway secret set NAME` and {store: \"NAME\"} keep it apart",
+                );
+                Some(secret)
+            }
+        }
+    }
+
+    fn from_env(&mut self, path: &str, name: &str) -> Option<Secret> {
+        let plain = !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !name.starts_with(|c: char| c.is_ascii_digit());
+        if !plain {
+            self.bad(
+                path,
+                "not the name of an environment variable",
+                "use letters, digits and _",
+            );
+            return None;
+        }
+        match (self.request.env)(name) {
+            Some(value) => self.strong(path, Secret::new(value)),
+            None => {
+                self.bad(
+                    path,
+                    format!("the environment variable {name} is not set"),
+                    "set it for the gateway's process",
+                );
+                None
+            }
+        }
+    }
+
+    fn stored(&mut self, path: &str, slug: &str, name: &str, next: String) -> Option<Secret> {
+        if !validate::secret_name(name) {
+            self.bad(
+                path,
+                "not the name of a stored secret",
+                "use 1 to 64 of letters, digits, -, _ and ., not beginning with a dot",
+            );
+            return None;
+        }
+        let file = secret_path(&self.request.state_dir, slug, name);
+        self.from_file(path, &file, next)
+    }
+
+    fn from_file(&mut self, path: &str, file: &Path, next: String) -> Option<Secret> {
+        let bytes = match read_bounded(file, MAX_SECRET_BYTES) {
+            Ok(bytes) => bytes,
+            Err(fault) => {
+                self.bad(path, format!("{}: {fault}", file.display()), next);
+                return None;
+            }
+        };
+        if loose_mode(file) {
+            self.warn(
+                path,
+                format_args!(
+                    "{} can be read by other users; run chmod 600 on it",
+                    file.display()
+                ),
+            );
+        }
+        let Ok(mut text) = String::from_utf8(bytes) else {
+            self.bad(path, format!("{}: not UTF-8 text", file.display()), next);
+            return None;
+        };
+        let kept = text.trim_end_matches(['\n', '\r']).len();
+        text.truncate(kept);
+        self.strong(path, Secret::new(text))
+    }
+
+    /// Refuses blanks and placeholders, warns about short ones.
+    fn strong(&mut self, path: &str, secret: Secret) -> Option<Secret> {
+        match strength::judge(secret.expose()) {
+            strength::Verdict::Refused(why) => {
+                self.bad(
+                    path,
+                    why,
+                    "set a real secret, at least 24 random characters",
+                );
+                None
+            }
+            strength::Verdict::Short => {
+                self.warn(
+                    path,
+                    format_args!(
+                        "this secret is shorter than {} characters",
+                        strength::GOOD_CHARS
+                    ),
+                );
+                Some(secret)
+            }
+            strength::Verdict::Good => Some(secret),
+        }
+    }
+}
+
+/// `<state>/secrets/<tenant>/<name>`
+pub(crate) fn secret_path(state_dir: &Path, slug: &str, name: &str) -> PathBuf {
+    state_dir.join("secrets").join(slug).join(name)
+}
+
+/// `[a-z0-9]` then up to 62 of `[a-z0-9-]`.
+pub(crate) fn valid_slug(slug: &str) -> bool {
+    slug.len() <= 63
+        && slug.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && slug
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+fn limits(o: &LimitsOptions) -> GatewayLimits {
+    let d = GatewayLimits::default();
+    GatewayLimits {
+        max_connections: o.max_connections.unwrap_or(d.max_connections),
+        preauth_per_ip: o.preauth_per_ip.unwrap_or(d.preauth_per_ip),
+        preauth_total: o.preauth_total.unwrap_or(d.preauth_total),
+        handshake_timeout_ms: o.handshake_timeout_ms.unwrap_or(d.handshake_timeout_ms),
+        auth_failures: o.auth_failures.unwrap_or(d.auth_failures),
+        auth_window_ms: o.auth_window_ms.unwrap_or(d.auth_window_ms),
+        auth_lockout_ms: o.auth_lockout_ms.unwrap_or(d.auth_lockout_ms),
+        drain_timeout_ms: o.drain_timeout_ms.unwrap_or(d.drain_timeout_ms),
+    }
+}
+
+fn session(o: &SessionOptions) -> SessionSettings {
+    SessionSettings {
+        dm_scope: match o.dm_scope {
+            Some(DmScopeOption::Main) => DmScope::Main,
+            Some(DmScopeOption::PerPeer) => DmScope::PerPeer,
+            Some(DmScopeOption::PerAccountChannelPeer) => DmScope::PerAccountChannelPeer,
+            Some(DmScopeOption::PerChannelPeer) | None => DmScope::PerChannelPeer,
+        },
+        queue_mode: match o.queue_mode {
+            Some(QueueModeOption::Interrupt) => QueueMode::Interrupt,
+            Some(QueueModeOption::Followup) | None => QueueMode::Followup,
+        },
+    }
+}
+
+fn boot(o: &BootOptions) -> Vec<BootScriptSettings> {
+    let script = |(id, o): (&String, &crate::options::BootScriptOptions)| BootScriptSettings {
+        id: id.clone(),
+        enabled: o.enabled.unwrap_or(true),
+        config: Value::Object(o.config.clone().into_iter().collect()),
+    };
+    o.scripts.iter().map(script).collect()
+}
+
+/// Why a file was not read.
+pub(crate) enum ReadFault {
+    Missing,
+    TooBig(u64),
+    NotAFile,
+    Io(std::io::Error),
+}
+
+impl fmt::Display for ReadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("there is no such file"),
+            Self::TooBig(max) => write!(f, "larger than {max} bytes"),
+            Self::NotAFile => f.write_str("not a regular file"),
+            Self::Io(e) => write!(f, "cannot be read ({e})"),
+        }
+    }
+}
+
+/// Reads a regular file of at most `max` bytes.
+pub(crate) fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>, ReadFault> {
+    let fault = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => ReadFault::Missing,
+        _ => ReadFault::Io(e),
+    };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    if !std::fs::metadata(path).map_err(fault)?.is_file() {
+        return Err(ReadFault::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .map_err(fault)?
+        .take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fault)?;
+    if bytes.len() as u64 > max {
+        return Err(ReadFault::TooBig(max));
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn loose_mode(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(file).is_ok_and(|m| m.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn loose_mode(_: &Path) -> bool {
+    false
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, b| {
+        // Writing into a String does not fail.
+        let _ = write!(out, "{b:02x}");
+        out
+    })
+}
