@@ -1,2 +1,21 @@
-//! placeholder
+//! WebAssembly guests of the gateway: loading, linking by permission, accounts, boot scripts and limits.
+//!
+//! This crate has no store and no network. The embedding gateway gives each account an [`AccountHost`]; the guest's
+//! staged effects reach it as one [`types::Effects`] when the event ended well.
+
+pub mod account;
+pub mod boot;
+pub mod host;
+pub mod limits;
+pub mod manifest;
+pub mod plugin;
+pub mod types;
 pub mod world;
+
+pub use account::Account;
+pub use boot::{BootContext, BootReason, BootReport, run_boot};
+pub use host::{AccountHost, BootHost, GatewayCallError};
+pub use limits::LimitExceeded;
+pub use manifest::{Capability, Manifest};
+pub use plugin::{LoadError, LoadErrorKind, Plugin, PluginHost, WasmError, WasmOptions};
+pub use types::*;
