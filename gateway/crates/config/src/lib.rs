@@ -4,9 +4,13 @@
 //! `file:line:column` and what was probably meant), its secret references are resolved, and the result is validated
 //! as a whole: either all of it is right and a [`Settings`] comes out, or nothing does.
 
+mod durable;
+mod edit;
 mod error;
+mod init;
 mod load;
 pub mod options;
+mod redact;
 mod schema;
 mod secret;
 mod settings;
@@ -15,9 +19,12 @@ mod strength;
 mod suggest;
 mod validate;
 
+pub use edit::{ChannelAdded, SecretSet, channels_add, secret_set};
 pub use error::{ConfigError, Problem};
+pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{CONFIG_FILE, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, load, load_text};
 pub use options::Options;
+pub use redact::{REDACTED, redacted_json, redacted_tenant_json};
 pub use schema::options_schema;
 pub use secret::Secret;
 pub use settings::*;

@@ -1,0 +1,77 @@
+//! Files that are whole or not there: written beside, synced, then put in place.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Whether a file that is already there may be replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Keep,
+    Replace,
+}
+
+/// Writes `bytes` to `path` with mode 0600. Returns false if there was a file and `Existing::Keep` was asked.
+/// At no time is there a file at `path` with other than the old or the new bytes, also after a power loss.
+pub(crate) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    let (mut file, temp) = create_beside(dir, path)?;
+    let placed = (|| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        match existing {
+            Existing::Replace => std::fs::rename(&temp, path).map(|()| true),
+            // A hard link, unlike a rename, fails if there is a file, so that two starters cannot overwrite each other.
+            Existing::Keep => match std::fs::hard_link(&temp, path) {
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                Err(e) => Err(e),
+            },
+        }
+    })();
+    if existing == Existing::Keep || placed.is_err() {
+        // Left behind it would only be clutter with mode 0600; the outcome does not depend on it.
+        let _ = std::fs::remove_file(&temp);
+    }
+    let placed = placed?;
+    File::open(dir)?.sync_all()?;
+    Ok(placed)
+}
+
+/// Creates `path` and its missing parents below `top` with mode 0700 and syncs each parent.
+pub(crate) fn create_dirs(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dirs(parent)?;
+    }
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    match builder.create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other?,
+    }
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn create_beside(dir: &Path, path: &Path) -> io::Result<(File, PathBuf)> {
+    let mut random = [0u8; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temp = dir.join(format!(".{name}.{}.tmp", crate::load::hex(&random)));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    Ok((options.open(&temp)?, temp))
+}

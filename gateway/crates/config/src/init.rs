@@ -1,0 +1,71 @@
+//! A fresh state directory: a commented configuration and a token.
+
+use std::path::{Path, PathBuf};
+
+use crate::durable::{self, Existing};
+use crate::error::ConfigError;
+use crate::load::{CONFIG_FILE, TOKEN_NAME, secret_path};
+use crate::settings::MAIN_TENANT;
+
+/// Random bytes in a token made by us.
+const TOKEN_BYTES: usize = 32;
+
+/// The configuration that a fresh state directory gets.
+pub const DEFAULT_CONFIG: &str = include_str!("default.json5");
+
+/// What [`init_state_dir`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InitReport {
+    /// The configuration file.
+    pub config_path: PathBuf,
+    /// True if it was written now.
+    pub config_created: bool,
+    /// The file that holds the token of the tenant `main`.
+    pub token_path: PathBuf,
+    /// True if it was written now.
+    pub token_created: bool,
+}
+
+/// Makes a state directory usable: the directory (0700), `gateway.json5` with comments and the token of the tenant
+/// `main` (256 random bits; both 0600). What is already there is left as it is. Each file appears whole or not at all.
+pub fn init_state_dir(state_dir: &Path) -> Result<InitReport, ConfigError> {
+    let config_path = state_dir.join(CONFIG_FILE);
+    let token_path = secret_path(state_dir, MAIN_TENANT, TOKEN_NAME);
+    let refuse = |what: &Path, e: std::io::Error| {
+        ConfigError::plain(
+            None,
+            format!("cannot write {}: {e}", what.display()),
+            "choose a directory that you may write to with --state-dir",
+        )
+    };
+    if let Some(dir) = token_path.parent() {
+        durable::create_dirs(dir).map_err(|e| refuse(dir, e))?;
+    }
+    // The token first: a configuration that names a token which is not there would be refused.
+    let token_created = if token_path.exists() {
+        false
+    } else {
+        let token = random_token().map_err(|e| refuse(&token_path, e))?;
+        durable::write(&token_path, token.as_bytes(), Existing::Keep)
+            .map_err(|e| refuse(&token_path, e))?
+    };
+    let config_created = if config_path.exists() {
+        false
+    } else {
+        durable::write(&config_path, DEFAULT_CONFIG.as_bytes(), Existing::Keep)
+            .map_err(|e| refuse(&config_path, e))?
+    };
+    Ok(InitReport {
+        config_path,
+        config_created,
+        token_path,
+        token_created,
+    })
+}
+
+/// 256 random bits as 64 hexadecimal digits.
+pub(crate) fn random_token() -> std::io::Result<String> {
+    let mut bytes = [0u8; TOKEN_BYTES];
+    getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+    Ok(crate::load::hex(&bytes))
+}

@@ -1,0 +1,235 @@
+//! The settings as `config.get` shows them: everything but secrets.
+
+use serde_json::{Map, Value, json};
+
+use crate::secret::Secret;
+use crate::settings::*;
+
+/// Stands where a secret is set (the word that clients of the protocol know).
+pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
+
+/// Secrets shorter than this are not looked for inside other texts (they would hit by chance), in bytes.
+const MIN_SEARCHED_BYTES: usize = 8;
+
+/// The resolved settings of one tenant in the shape of the file, with [`REDACTED`] for every secret. Values of
+/// free-form plugin configuration whose key sounds like a secret are hidden too, and so is any text that contains a
+/// secret of the settings. Nothing of other tenants is in it.
+pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Value {
+    let mut gateway = json!({
+        "port": settings.gateway.port,
+        "bind": settings.gateway.bind.label(),
+        "auth": auth(&tenant.auth),
+        "allowedOrigins": settings.gateway.allowed_origins,
+    });
+    if tenant.slug == MAIN_TENANT
+        && let Some(map) = gateway.as_object_mut()
+    {
+        let l = &settings.gateway.limits;
+        map.insert("allowedHosts".to_owned(), json!(settings.gateway.allowed_hosts));
+        map.insert(
+            "limits".to_owned(),
+            json!({
+                "maxConnections": l.max_connections, "preauthPerIp": l.preauth_per_ip, "preauthTotal": l.preauth_total,
+                "handshakeTimeoutMs": l.handshake_timeout_ms, "authFailures": l.auth_failures,
+                "authWindowMs": l.auth_window_ms, "authLockoutMs": l.auth_lockout_ms,
+                "drainTimeoutMs": l.drain_timeout_ms,
+            }),
+        );
+    }
+    let mut shown = tenant_json(tenant);
+    if let Some(map) = shown.as_object_mut() {
+        map.remove("auth");
+        map.insert("gateway".to_owned(), gateway);
+        map.insert(
+            "logging".to_owned(),
+            json!({
+                "level": settings.logging.level.as_str(),
+                "format": match settings.logging.format { LogFormat::Text => "text", LogFormat::Json => "json" },
+            }),
+        );
+    }
+    hide(&mut shown, &all_secrets(settings));
+    shown
+}
+
+/// The whole resolved settings (all tenants): for the host's operator, never for a tenant.
+pub fn redacted_json(settings: &Settings) -> Value {
+    let mut shown = redacted_tenant_json(settings, settings.main());
+    let tenants: Map<String, Value> = settings
+        .tenants
+        .values()
+        .filter(|t| t.slug != MAIN_TENANT)
+        .map(|t| (t.slug.clone(), tenant_json(t)))
+        .collect();
+    if let Some(map) = shown.as_object_mut() {
+        map.insert("tenants".to_owned(), Value::Object(tenants));
+        if let Some(dir) = &settings.plugins_dir {
+            map.insert("plugins".to_owned(), json!({ "dir": dir.to_string_lossy() }));
+        }
+    }
+    hide(&mut shown, &all_secrets(settings));
+    shown
+}
+
+fn tenant_json(t: &TenantSettings) -> Value {
+    let entries: Map<String, Value> = t
+        .agents
+        .entries
+        .values()
+        .map(|a| (a.id.clone(), agent(a)))
+        .collect();
+    let mut channels: Map<String, Value> = Map::new();
+    for a in &t.channels {
+        let kind = channels
+            .entry(a.kind.clone())
+            .or_insert_with(|| json!({ "accounts": {} }));
+        kind["accounts"][&a.account] = account(a);
+    }
+    let scripts: Map<String, Value> = t
+        .boot
+        .iter()
+        .map(|s| (s.id.clone(), json!({ "enabled": s.enabled, "config": s.config })))
+        .collect();
+    json!({
+        "hosts": t.hosts,
+        "auth": auth(&t.auth),
+        "agents": { "default": t.agents.default, "entries": entries },
+        "session": {
+            "dmScope": match t.session.dm_scope {
+                DmScope::Main => "main",
+                DmScope::PerPeer => "per-peer",
+                DmScope::PerChannelPeer => "per-channel-peer",
+                DmScope::PerAccountChannelPeer => "per-account-channel-peer",
+            },
+            "queueMode": match t.session.queue_mode {
+                QueueMode::Followup => "followup",
+                QueueMode::Interrupt => "interrupt",
+            },
+        },
+        "channels": channels,
+        "boot": { "scripts": scripts },
+    })
+}
+
+fn auth(a: &AuthSettings) -> Value {
+    let mut shown = json!({ "mode": a.mode.as_str() });
+    for (key, secret) in [("token", &a.token), ("password", &a.password)] {
+        if secret.is_some() {
+            shown[key] = json!(REDACTED);
+        }
+    }
+    shown
+}
+
+fn agent(a: &AgentSettings) -> Value {
+    let mut shown = match &a.backend {
+        AgentBackend::Echo => json!({ "backend": "echo" }),
+        AgentBackend::OpenAi(o) => {
+            let mut shown = json!({
+                "backend": "openai", "model": o.model, "baseUrl": o.base_url,
+                "firstByteTimeoutMs": o.first_byte_timeout_ms, "idleTimeoutMs": o.idle_timeout_ms,
+            });
+            if o.api_key.is_some() {
+                shown["apiKey"] = json!(REDACTED);
+            }
+            shown
+        }
+    };
+    shown["tools"] = json!(a.tools);
+    if let Some(prompt) = &a.system_prompt {
+        shown["systemPrompt"] = json!(prompt);
+    }
+    shown
+}
+
+fn account(a: &AccountSettings) -> Value {
+    let secrets: Map<String, Value> = a
+        .secrets
+        .keys()
+        .map(|k| (k.clone(), json!(REDACTED)))
+        .collect();
+    json!({
+        "enabled": a.enabled,
+        "agent": a.agent,
+        "dmPolicy": match a.dm_policy {
+            DmPolicy::Pairing => "pairing",
+            DmPolicy::Allowlist => "allowlist",
+            DmPolicy::Open => "open",
+            DmPolicy::Disabled => "disabled",
+        },
+        "groupPolicy": match a.group_policy {
+            GroupPolicy::Disabled => "disabled",
+            GroupPolicy::Allowlist => "allowlist",
+            GroupPolicy::Open => "open",
+        },
+        "allowFrom": a.allow_from,
+        "groups": a.groups,
+        "requireMention": a.require_mention,
+        "secrets": secrets,
+        "config": a.config,
+        "http": { "allow": a.http.allow, "allowPrivate": a.http.allow_private },
+    })
+}
+
+/// Every secret of the settings.
+fn all_secrets(settings: &Settings) -> Vec<&Secret> {
+    let mut all = Vec::new();
+    for t in settings.tenants.values() {
+        all.extend(t.auth.token.iter());
+        all.extend(t.auth.password.iter());
+        for a in t.agents.entries.values() {
+            if let AgentBackend::OpenAi(o) = &a.backend {
+                all.extend(o.api_key.iter());
+            }
+        }
+        for a in &t.channels {
+            all.extend(a.secrets.values());
+        }
+    }
+    all.retain(|s| s.len() >= MIN_SEARCHED_BYTES);
+    all
+}
+
+/// Hides texts that contain a secret, and values of keys that sound like one.
+fn hide(value: &mut Value, secrets: &[&Secret]) {
+    match value {
+        Value::String(text) => {
+            if secrets.iter().any(|s| text.contains(s.expose())) {
+                *text = REDACTED.to_owned();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|v| hide(v, secrets)),
+        Value::Object(map) => {
+            let leaked: Vec<String> = map
+                .keys()
+                .filter(|k| secrets.iter().any(|s| k.contains(s.expose())))
+                .cloned()
+                .collect();
+            for key in leaked {
+                map.remove(&key);
+                map.insert(REDACTED.to_owned(), json!(REDACTED));
+            }
+            for (key, v) in map.iter_mut() {
+                let scalar = v.is_string() || v.is_number();
+                if scalar && sounds_secret(key) {
+                    *v = json!(REDACTED);
+                } else {
+                    hide(v, secrets);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether a key of free-form configuration names a secret.
+fn sounds_secret(key: &str) -> bool {
+    let key: String = key
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect();
+    ["token", "secret", "password", "passwd", "apikey", "privatekey", "credential", "authorization"]
+        .iter()
+        .any(|word| key.ends_with(word))
+}
