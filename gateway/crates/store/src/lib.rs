@@ -1,0 +1,31 @@
+//! The only owner of SQLite: one host database, one directory with one database file per tenant.
+//!
+//! * [`StateDir`] is the lock: one process per state directory.
+//! * [`HostDb`] knows tenants, credential hashes and the owner epoch.
+//! * [`TenantDb`] is one tenant's store. Writes are closures; everything that waits for one tenant is committed at once
+//!   (one fsync), each closure in its own savepoint, and is answered only after the commit. Reads see a snapshot.
+//! * [`Read`] and [`Write`] carry the typed repositories; no SQL leaves this crate.
+//!
+//! Files are 0600 and directories 0700 whatever the umask is. WAL with `synchronous=FULL`.
+
+mod error;
+mod host_db;
+pub mod limits;
+mod migrate;
+mod model;
+mod repo;
+mod state_dir;
+mod tenant_db;
+mod writer;
+
+pub use error::StoreError;
+pub use host_db::{Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow};
+pub use model::*;
+pub use repo::blobs::BlobId;
+pub use repo::{Read, Write};
+pub use state_dir::StateDir;
+pub use tenant_db::{StoreExec, SyncMode, TenantDb};
+pub use writer::{Pending, WriterPool};
+
+/// Result of this crate.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;

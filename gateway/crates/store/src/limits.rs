@@ -1,0 +1,50 @@
+//! Every bound of this crate, with its unit in the name.
+
+/// Writes that may wait for one tenant's writer; the next one is answered [`crate::StoreError::Busy`].
+pub const MAX_QUEUED_WRITES_PER_TENANT: usize = 4_096;
+/// Writes that one commit may carry. A bound on how long one tenant may hold its writer thread.
+pub const MAX_WRITES_PER_COMMIT: usize = 512;
+/// Reads that may wait in the whole process.
+pub const MAX_QUEUED_READS: usize = 8_192;
+/// Read connections that a tenant keeps open while nobody reads.
+pub const MAX_IDLE_READERS_PER_TENANT: usize = 2;
+/// WAL length, in pages of 4 KiB, from which the writer checkpoints (after it has answered).
+pub const CHECKPOINT_PAGES: i64 = 1_000;
+/// Bytes of WAL file that are kept for reuse after a checkpoint.
+pub const MAX_KEPT_WAL_BYTES: i64 = 16 * 1024 * 1024;
+/// Database files up to this many bytes are checked page by page when they are opened.
+pub const QUICK_CHECK_MAX_BYTES: u64 = 8 * 1024 * 1024;
+/// Milliseconds that a statement waits for a lock. Only this process opens the files, so this is a last resort.
+pub const BUSY_TIMEOUT_MS: u64 = 5_000;
+/// Rows of one page of any list.
+pub const MAX_PAGE_ROWS: i64 = 1_000;
+/// Outbox rows of one account that may be neither sent nor given up.
+pub const MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT: i64 = 10_000;
+/// Bytes of keys and values that one plugin account may keep, unless the caller sets another bound.
+pub const DEFAULT_KV_BYTES_PER_ACCOUNT: i64 = 16 * 1024 * 1024;
+/// Bytes of one guest key.
+pub const MAX_KV_KEY_BYTES: usize = 512;
+/// Bytes of one guest value.
+pub const MAX_KV_VALUE_BYTES: usize = 1024 * 1024;
+/// Bytes of saved state of one guest account.
+pub const MAX_GUEST_STATE_BYTES: usize = 1024 * 1024;
+/// Bytes of one message's content blocks (JSON).
+pub const MAX_CONTENT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of the text of one outbox row.
+pub const MAX_OUTBOX_TEXT_BYTES: usize = 1024 * 1024;
+/// Bytes of one remembered response.
+pub const MAX_IDEMPOTENT_RESPONSE_BYTES: usize = 1024 * 1024;
+/// Bytes of one blob.
+pub const MAX_BLOB_BYTES: usize = 64 * 1024 * 1024;
+/// Guest requests of one account that may wait or be under way.
+pub const MAX_SUBMITS_PER_ACCOUNT: i64 = 256;
+/// Pairing requests of one account that may be open, unless the caller sets a smaller bound.
+pub const MAX_PAIRING_REQUESTS_PER_ACCOUNT: i64 = 100;
+/// Milliseconds for which a received platform message id is remembered at the least (longer than any platform's retries).
+pub const MIN_INBOX_KEEP_MS: i64 = 48 * 3_600_000;
+/// Milliseconds for which an idempotency key is remembered.
+pub const IDEMPOTENCY_TTL_MS: i64 = 24 * 3_600_000;
+/// Rows of the `events` table that are kept by default.
+pub const MAX_EVENTS_KEPT: i64 = 100_000;
+/// Rows that one call of a prune function removes at the most, so that a prune never holds the writer for long.
+pub const MAX_PRUNED_ROWS: i64 = 5_000;

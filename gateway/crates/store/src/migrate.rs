@@ -1,0 +1,92 @@
+//! Schema versions. Each migration runs in one transaction; a database of a newer schema is refused untouched.
+
+use crate::{Result, StoreError};
+use rusqlite::Connection;
+use rusqlite_migration::{M, Migrations};
+
+/// `application_id` of a tenant file ("gwtn") and of the host file ("gwho").
+pub(crate) const TENANT_APPLICATION_ID: i64 = 0x6777_746e;
+pub(crate) const HOST_APPLICATION_ID: i64 = 0x6777_686f;
+
+/// SQLite before this version can lose committed data (WAL reset race).
+const MIN_SQLITE: i32 = 3_051_003;
+
+const TENANT: &[M<'static>] = &[M::up(include_str!("../migrations/0001_tenant.sql"))];
+const HOST: &[M<'static>] = &[M::up(include_str!("../migrations/0001_host.sql"))];
+
+/// Which set of migrations a file takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Schema {
+    Tenant,
+    Host,
+}
+
+impl Schema {
+    fn set(self) -> (&'static [M<'static>], i64, &'static str) {
+        match self {
+            Self::Tenant => (TENANT, TENANT_APPLICATION_ID, "tenant"),
+            Self::Host => (HOST, HOST_APPLICATION_ID, "host"),
+        }
+    }
+}
+
+/// Refuses a SQLite with the WAL reset race.
+pub(crate) fn assert_sqlite_version() -> Result<()> {
+    check_version(rusqlite::version_number(), rusqlite::version())
+}
+
+fn check_version(number: i32, text: &str) -> Result<()> {
+    if number < MIN_SQLITE {
+        return Err(StoreError::Unfit(format!(
+            "SQLite {text} can lose committed data (WAL reset race); 3.51.3 or newer is needed: build with the bundled SQLite"
+        )));
+    }
+    Ok(())
+}
+
+/// Looks at the file's schema without writing. `Ok(true)`: a new, empty file.
+pub(crate) fn inspect(conn: &Connection, schema: Schema) -> Result<bool> {
+    let (set, app_id, what) = schema.set();
+    let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
+    let found: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
+    if found != app_id && !(found == 0 && version == 0) {
+        return Err(StoreError::Corrupt { incident: format!("not a {what} database (application id {found:#x})") });
+    }
+    let known = i64::try_from(set.len()).unwrap_or(i64::MAX);
+    if version > known {
+        return Err(StoreError::Newer(format!(
+            "the {what} database has schema {version}, this gateway knows up to {known}: it was written by a newer gateway and was not touched. \
+             Start that version again, or restore a backup made by this one"
+        )));
+    }
+    Ok(version == 0)
+}
+
+/// Brings the schema up to date, in one transaction.
+pub(crate) fn migrate(conn: &mut Connection, schema: Schema) -> Result<()> {
+    let (set, app_id, what) = schema.set();
+    Migrations::from_slice(set).to_latest(conn).map_err(|e| match e {
+        rusqlite_migration::Error::RusqliteError { err, .. } => StoreError::from(err),
+        other => StoreError::Sql(format!("{what} migration: {other}")),
+    })?;
+    conn.pragma_update(None, "application_id", app_id)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn the_linked_sqlite_is_new_enough_and_an_old_one_is_refused() {
+        assert_sqlite_version().unwrap();
+        assert!(matches!(check_version(3_050_002, "3.50.2"), Err(StoreError::Unfit(m)) if m.contains("3.51.3")));
+    }
+
+    #[test]
+    fn migrations_are_valid() {
+        Migrations::from_slice(TENANT).validate().unwrap();
+        Migrations::from_slice(HOST).validate().unwrap();
+    }
+}
