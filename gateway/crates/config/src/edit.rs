@@ -166,19 +166,26 @@ pub fn channels_add(
     let template = template(kind);
     let store_name = format!("{kind}-{account}-{}", template.secret);
     if !validate::secret_name(&store_name) {
-        return Err(refused("this account name is too long", "choose a shorter one"));
+        return Err(refused(
+            "this account name is too long",
+            "choose a shorter one",
+        ));
     }
     let secret_path = secret_path(state_dir, tenant, &store_name);
     let mut secret_created = false;
     if template.ours && !secret_path.exists() {
-        let token = random_token().map_err(|e| {
-            refused(&format!("no randomness: {e}"), "try again")
-        })?;
+        let token =
+            random_token().map_err(|e| refused(&format!("no randomness: {e}"), "try again"))?;
         secret_created = write(&secret_path, token.as_bytes(), Existing::Keep)?;
     }
     let enabled = secret_path.exists();
 
-    let broken = || refused("gateway.json5 could not be edited", "add the account by hand");
+    let broken = || {
+        refused(
+            "gateway.json5 could not be edited",
+            "add the account by hand",
+        )
+    };
     let root = CstRootNode::parse(&text, &source::parse_options()).map_err(|_| broken())?;
     let top = root.object_value_or_create().ok_or_else(broken)?;
     let owner = if tenant == MAIN_TENANT {
@@ -247,7 +254,10 @@ fn account_value(template: &Template, store_name: &str, enabled: bool) -> CstInp
         ("groupPolicy", text("disabled")),
         (
             "secrets",
-            object(vec![(template.secret, object(vec![("store", text(store_name))]))]),
+            object(vec![(
+                template.secret,
+                object(vec![("store", text(store_name))]),
+            )]),
         ),
         ("http", object(vec![("allow", CstInputValue::Array(allow))])),
     ])

@@ -527,7 +527,7 @@ impl Resolver<'_> {
             self.bad(path, "an openai agent needs a model", help);
         }
         let api_key = match (key_env, &o.api_key) {
-            (Some(name), _) => self.from_env("--api-key-env", name),
+            (Some(name), _) => self.env_secret("--api-key-env", name),
             (None, Some(_)) if upstream.is_some() => {
                 // The key belongs to the server that the file names; a server named by a flag must not get it.
                 None
@@ -691,7 +691,7 @@ impl Resolver<'_> {
 
     fn secret(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
         match written {
-            SecretRef::Env(r) => self.from_env(path, &r.env),
+            SecretRef::Env(r) => self.env_secret(path, &r.env),
             SecretRef::File(r) => {
                 let file = Path::new(&r.file);
                 if file
@@ -706,7 +706,7 @@ impl Resolver<'_> {
                     return None;
                 }
                 let file = self.request.state_dir.join(file);
-                self.from_file(path, &file, "create it with mode 0600".to_owned())
+                self.file_secret(path, &file, "create it with mode 0600".to_owned())
             }
             SecretRef::Store(r) => {
                 let next = if slug == MAIN_TENANT {
@@ -719,7 +719,7 @@ impl Resolver<'_> {
             SecretRef::Text(text) => {
                 let name = text.strip_prefix("${").and_then(|t| t.strip_suffix('}'));
                 if let Some(name) = name {
-                    return self.from_env(path, name);
+                    return self.env_secret(path, name);
                 }
                 if text.contains("${") {
                     self.bad(
@@ -739,7 +739,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn from_env(&mut self, path: &str, name: &str) -> Option<Secret> {
+    fn env_secret(&mut self, path: &str, name: &str) -> Option<Secret> {
         let plain = !name.is_empty()
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             && !name.starts_with(|c: char| c.is_ascii_digit());
@@ -774,10 +774,10 @@ impl Resolver<'_> {
             return None;
         }
         let file = secret_path(&self.request.state_dir, slug, name);
-        self.from_file(path, &file, next)
+        self.file_secret(path, &file, next)
     }
 
-    fn from_file(&mut self, path: &str, file: &Path, next: String) -> Option<Secret> {
+    fn file_secret(&mut self, path: &str, file: &Path, next: String) -> Option<Secret> {
         let bytes = match read_bounded(file, MAX_SECRET_BYTES) {
             Ok(bytes) => bytes,
             Err(fault) => {

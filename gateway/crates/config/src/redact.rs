@@ -25,7 +25,10 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         && let Some(map) = gateway.as_object_mut()
     {
         let l = &settings.gateway.limits;
-        map.insert("allowedHosts".to_owned(), json!(settings.gateway.allowed_hosts));
+        map.insert(
+            "allowedHosts".to_owned(),
+            json!(settings.gateway.allowed_hosts),
+        );
         map.insert(
             "limits".to_owned(),
             json!({
@@ -64,7 +67,10 @@ pub fn redacted_json(settings: &Settings) -> Value {
     if let Some(map) = shown.as_object_mut() {
         map.insert("tenants".to_owned(), Value::Object(tenants));
         if let Some(dir) = &settings.plugins_dir {
-            map.insert("plugins".to_owned(), json!({ "dir": dir.to_string_lossy() }));
+            map.insert(
+                "plugins".to_owned(),
+                json!({ "dir": dir.to_string_lossy() }),
+            );
         }
     }
     hide(&mut shown, &all_secrets(settings));
@@ -88,7 +94,12 @@ fn tenant_json(t: &TenantSettings) -> Value {
     let scripts: Map<String, Value> = t
         .boot
         .iter()
-        .map(|s| (s.id.clone(), json!({ "enabled": s.enabled, "config": s.config })))
+        .map(|s| {
+            (
+                s.id.clone(),
+                json!({ "enabled": s.enabled, "config": s.config }),
+            )
+        })
         .collect();
     json!({
         "hosts": t.hosts,
@@ -193,10 +204,8 @@ fn all_secrets(settings: &Settings) -> Vec<&Secret> {
 /// Hides texts that contain a secret, and values of keys that sound like one.
 fn hide(value: &mut Value, secrets: &[&Secret]) {
     match value {
-        Value::String(text) => {
-            if secrets.iter().any(|s| text.contains(s.expose())) {
-                *text = REDACTED.to_owned();
-            }
+        Value::String(text) if secrets.iter().any(|s| text.contains(s.expose())) => {
+            *text = REDACTED.to_owned();
         }
         Value::Array(items) => items.iter_mut().for_each(|v| hide(v, secrets)),
         Value::Object(map) => {
@@ -229,7 +238,16 @@ fn sounds_secret(key: &str) -> bool {
         .filter(|c| c.is_ascii_alphanumeric())
         .flat_map(char::to_lowercase)
         .collect();
-    ["token", "secret", "password", "passwd", "apikey", "privatekey", "credential", "authorization"]
-        .iter()
-        .any(|word| key.ends_with(word))
+    [
+        "token",
+        "secret",
+        "password",
+        "passwd",
+        "apikey",
+        "privatekey",
+        "credential",
+        "authorization",
+    ]
+    .iter()
+    .any(|word| key.ends_with(word))
 }

@@ -143,25 +143,21 @@ pub(crate) fn check(
                 "",
             ),
         },
-        Some("string") => {
-            if !matches!(value, Ast::StringLit(_)) {
-                found.bad(
-                    at,
-                    path,
-                    &format!("expected text in quotes, found {}", kind(value)),
-                    "",
-                );
-            }
+        Some("string") if !matches!(value, Ast::StringLit(_)) => {
+            found.bad(
+                at,
+                path,
+                &format!("expected text in quotes, found {}", kind(value)),
+                "",
+            );
         }
-        Some("boolean") => {
-            if !matches!(value, Ast::BooleanLit(_)) {
-                found.bad(
-                    at,
-                    path,
-                    &format!("expected true or false, found {}", kind(value)),
-                    "",
-                );
-            }
+        Some("boolean") if !matches!(value, Ast::BooleanLit(_)) => {
+            found.bad(
+                at,
+                path,
+                &format!("expected true or false, found {}", kind(value)),
+                "",
+            );
         }
         Some("integer") => check_integer(schema, value, path, found),
         _ => {}
