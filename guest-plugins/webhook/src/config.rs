@@ -60,6 +60,10 @@ impl Config {
         if matches!(text.trim(), "" | "null") {
             return Ok(Self::default());
         }
+        // serde would take an array as a struct.
+        if !text.trim_start().starts_with('{') {
+            return Err("webhook configuration: must be an object".to_owned());
+        }
         let config: Self =
             serde_json::from_str(text).map_err(|e| format!("webhook configuration: {e}"))?;
         if config
@@ -131,7 +135,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]

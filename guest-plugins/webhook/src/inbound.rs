@@ -235,7 +235,7 @@ fn boolean(value: &Value, key: &str, name: &str) -> Result<bool, Rejected> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
     use super::*;
 
     fn with_callback() -> Config {
