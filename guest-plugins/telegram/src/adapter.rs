@@ -51,7 +51,14 @@ impl Guest for Adapter {
         let mut actions = Vec::new();
         for event in events {
             match event {
-                Event::Started | Event::Wake => ask(&config)?,
+                Event::Started => {
+                    // The account's name may have changed: look again at each start.
+                    ask_me(&config)?;
+                    if stored_me()?.is_some() {
+                        ask(&config)?;
+                    }
+                }
+                Event::Wake => ask(&config)?,
                 Event::HttpResult(result) if result.tag == TAG_POLL => polled(&config, result)?,
                 Event::HttpResult(result) if result.tag == TAG_ME => introduced(&config, result)?,
                 Event::HttpResult(result) => log::log(
@@ -122,7 +129,7 @@ fn configuration() -> Result<Config, Error> {
 /// Asks who we are until it is known (mentions can't be seen before), then for updates.
 fn ask(config: &Config) -> Result<(), Error> {
     if stored_me()?.is_none() {
-        submit(config, TAG_ME, "getMe", b"{}".to_vec(), SEND_TIMEOUT_MS)
+        ask_me(config)
     } else if config.mode == Mode::Poll {
         let offset = stored_number("offset")?.unwrap_or(0);
         submit(
@@ -137,20 +144,30 @@ fn ask(config: &Config) -> Result<(), Error> {
     }
 }
 
+fn ask_me(config: &Config) -> Result<(), Error> {
+    submit(config, TAG_ME, "getMe", b"{}".to_vec(), SEND_TIMEOUT_MS)
+}
+
 fn introduced(config: &Config, result: HttpResult) -> Result<(), Error> {
-    match outcome(result) {
-        Ok(None) => ask(config),
-        Ok(Some(answer)) => match Me::from_answer(&answer) {
-            Some(me) => {
-                kv::set("me", &me.to_bytes()).map_err(from_kv)?;
-                log::log(log::Level::Info, &format!("connected as @{}", me.username));
-                succeeded()?;
-                ask(config)
-            }
-            None => failed(&Refused::Network("getMe without an account".to_owned())),
-        },
-        Err(cause) => failed(&cause),
+    let known = stored_me()?.is_some();
+    let answer = match outcome(result) {
+        Ok(Some(answer)) => answer,
+        // Polling goes on with what is known; only a refused token stops it.
+        Ok(None) if known => return Ok(()),
+        Err(cause) if known && !matches!(cause, Refused::Auth(_)) => return Ok(()),
+        Ok(None) => return ask(config),
+        Err(cause) => return failed(&cause),
+    };
+    let Some(me) = Me::from_answer(&answer) else {
+        return failed(&Refused::Network("getMe without an account".to_owned()));
+    };
+    kv::set("me", &me.to_bytes()).map_err(from_kv)?;
+    if known {
+        return Ok(());
     }
+    log::log(log::Level::Info, &format!("connected as @{}", me.username));
+    succeeded()?;
+    ask(config)
 }
 
 fn polled(config: &Config, result: HttpResult) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use gateway_guest::answer::{Refused, seconds_to_ms};
 use gateway_guest::json::{self, integer, string};
 use gateway_guest::text::{cut_bytes, split_utf16};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::Config;
 
@@ -46,29 +46,37 @@ pub fn pieces(text: &str) -> Vec<&str> {
 /// Body of `sendMessage`.
 #[must_use]
 pub fn send_body(config: &Config, place: Place, text: &str, reply_to: Option<i64>) -> Vec<u8> {
-    let mut body = json!({ "chat_id": place.chat, "text": text });
+    let mut body = text_body(config, place, text);
     if let Some(thread) = place.thread {
-        body["message_thread_id"] = json!(thread);
+        body.insert("message_thread_id".to_owned(), json!(thread));
     }
     if let Some(message) = reply_to {
         // The answered message may be gone by now: the reply is then sent without the link.
-        body["reply_parameters"] =
-            json!({ "message_id": message, "allow_sending_without_reply": true });
+        let link = json!({ "message_id": message, "allow_sending_without_reply": true });
+        body.insert("reply_parameters".to_owned(), link);
     }
-    if !config.link_preview {
-        body["link_preview_options"] = json!({ "is_disabled": true });
-    }
-    body.to_string().into_bytes()
+    Value::Object(body).to_string().into_bytes()
 }
 
 /// Body of `editMessageText`.
 #[must_use]
 pub fn edit_body(config: &Config, place: Place, message: i64, text: &str) -> Vec<u8> {
-    let mut body = json!({ "chat_id": place.chat, "message_id": message, "text": text });
+    let mut body = text_body(config, place, text);
+    body.insert("message_id".to_owned(), json!(message));
+    Value::Object(body).to_string().into_bytes()
+}
+
+fn text_body(config: &Config, place: Place, text: &str) -> Map<String, Value> {
+    let mut body = Map::new();
+    body.insert("chat_id".to_owned(), json!(place.chat));
+    body.insert("text".to_owned(), json!(text));
     if !config.link_preview {
-        body["link_preview_options"] = json!({ "is_disabled": true });
+        body.insert(
+            "link_preview_options".to_owned(),
+            json!({ "is_disabled": true }),
+        );
     }
-    body.to_string().into_bytes()
+    body
 }
 
 /// Id of the message that `sendMessage` made.
