@@ -6,15 +6,24 @@
 
 pub mod content;
 pub mod error;
+pub mod event;
+pub mod frame;
 pub mod ids;
+pub mod json;
+pub mod jsonrpc;
 pub mod limits;
+pub mod method;
+pub mod methods;
 pub mod scope;
 pub mod session_key;
+mod validate;
 pub mod value;
 
 pub use content::{ChatMessage, ContentBlock, Role};
 pub use error::{DetailCode, ErrorCode, RpcError};
+pub use event::{Audience, Event, EventSpec};
 pub use ids::{AgentId, ChannelName, ConnId, RunId};
+pub use method::{Access, Class, ConnRole, Method, MethodSpec, ParamSpec, Params, Rule};
 pub use scope::{Scope, ScopeSet};
 pub use session_key::{DmScope, SessionKey};
 

@@ -1,0 +1,366 @@
+//! The gateway itself: health, status, presence, identity, boot scripts.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::NoParams;
+
+crate::methods! {
+    /// The health snapshot of the tenant.
+    Health = "health", Any, Query, (HealthParams) -> HealthSnapshot;
+    /// What is running: agents, sessions, runs, version.
+    Status = "status", Operator(Read), Query, (StatusParams) -> StatusResult;
+    /// Who is connected.
+    SystemPresence = "system-presence", Operator(Read), Query, (NoParams) -> Vec<PresenceEntry>;
+    /// The gateway's own device id and public key.
+    GatewayIdentityGet = "gateway.identity.get", Operator(Read), Query, (NoParams) -> GatewayIdentityResult;
+    /// Boot scripts and how their last runs ended.
+    BootList = "boot.list", Operator(Read), Query, (NoParams) -> BootListResult, ours;
+}
+
+crate::params! {
+    /// Parameters of `health`.
+    HealthParams {
+        required {}
+        optional {}
+        ignored {
+            "probe": "The snapshot is kept fresh all the time, so nothing needs to be probed.",
+        }
+        refused {}
+    }
+}
+
+crate::params! {
+    /// Parameters of `status`.
+    StatusParams {
+        required {}
+        optional {}
+        ignored {
+            "includeChannelSummary": "The summary is always there.",
+        }
+        refused {}
+    }
+}
+
+/// The health of a tenant: payload of `hello-ok.snapshot.health`, of the event `health` and result of `health`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthSnapshot {
+    /// Always true: who can answer is up.
+    pub ok: bool,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub ts: i64,
+    /// How long that took, in milliseconds.
+    pub duration_ms: u64,
+    /// Sandboxed components.
+    pub plugins: PluginHealth,
+    /// State of each channel kind.
+    pub channels: BTreeMap<String, Value>,
+    /// Channel kinds in the order to show them.
+    pub channel_order: Vec<String>,
+    /// Names to show for them.
+    pub channel_labels: BTreeMap<String, String>,
+    /// Seconds between heartbeats; 0: there are none.
+    pub heartbeat_seconds: u64,
+    /// The agent that answers when none is named.
+    pub default_agent_id: String,
+    /// The agents.
+    pub agents: Vec<AgentHealth>,
+    /// Sessions of all agents.
+    pub sessions: SessionsHealth,
+}
+
+/// State of the sandboxed components.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginHealth {
+    /// Ids of the loaded ones.
+    pub loaded: Vec<String>,
+    /// Those that could not be loaded.
+    pub errors: Vec<PluginFault>,
+}
+
+/// A component that could not be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PluginFault {
+    /// Its id.
+    pub id: String,
+    /// Where it comes from: `wasm-dir` or `boot`.
+    pub origin: String,
+    /// Whether the configuration wants it.
+    pub activated: bool,
+    /// What is wrong.
+    pub error: String,
+}
+
+/// Health of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentHealth {
+    /// The agent.
+    pub agent_id: String,
+    /// Whether it answers when none is named.
+    pub is_default: bool,
+    /// Its heartbeat.
+    pub heartbeat: Heartbeat,
+    /// Its sessions.
+    pub sessions: SessionsHealth,
+}
+
+/// A heartbeat setting. This gateway has none: `enabled` is false.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Interval as text.
+    pub every: String,
+    /// Interval in milliseconds; null: none.
+    pub every_ms: Option<u64>,
+    /// What the agent is asked.
+    pub prompt: String,
+    /// Whom it tells.
+    pub target: String,
+    /// Longest acknowledgement, in characters.
+    pub ack_max_chars: u64,
+}
+
+/// A few facts about sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionsHealth {
+    /// Where they are kept; a label, not a path.
+    pub path: String,
+    /// How many.
+    pub count: u64,
+    /// The last used ones.
+    pub recent: Vec<RecentSession>,
+}
+
+/// A session that was used lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentSession {
+    /// Its key.
+    pub key: String,
+    /// When it changed, milliseconds since the Unix epoch.
+    pub updated_at: Option<i64>,
+    /// How long ago, in milliseconds.
+    pub age: Option<u64>,
+}
+
+/// Result of `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusResult {
+    /// Version of the gateway.
+    pub runtime_version: String,
+    /// Heartbeats of the agents.
+    pub heartbeat: StatusHeartbeat,
+    /// One line for each channel.
+    pub channel_summary: Vec<String>,
+    /// Always empty; clients expect it.
+    pub queued_system_events: Vec<String>,
+    /// Sessions.
+    pub sessions: StatusSessions,
+    /// Runs.
+    pub runs: StatusRuns,
+    /// The tenant's slug.
+    pub tenant: String,
+    /// Since when, milliseconds.
+    pub uptime_ms: u64,
+}
+
+/// Heartbeats in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusHeartbeat {
+    /// The agent that answers when none is named.
+    pub default_agent_id: String,
+    /// One row for each agent.
+    pub agents: Vec<StatusHeartbeatAgent>,
+}
+
+/// Heartbeat of an agent in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusHeartbeatAgent {
+    /// The agent.
+    pub agent_id: String,
+    /// Whether it has a heartbeat.
+    pub enabled: bool,
+    /// Interval as text.
+    pub every: String,
+    /// Interval in milliseconds; null: none.
+    pub every_ms: Option<u64>,
+}
+
+/// Sessions in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusSessions {
+    /// Where they are kept; labels, not paths.
+    pub paths: Vec<String>,
+    /// How many.
+    pub count: u64,
+    /// What a new session gets.
+    pub defaults: StatusDefaults,
+    /// The last used ones.
+    pub recent: Vec<StatusSession>,
+    /// The same for each agent.
+    pub by_agent: Vec<StatusAgentSessions>,
+}
+
+/// Model defaults in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusDefaults {
+    /// The default agent's model.
+    pub model: Option<String>,
+    /// Its context window, in tokens.
+    pub context_tokens: Option<u64>,
+}
+
+/// A session in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusSession {
+    /// The agent.
+    pub agent_id: String,
+    /// Its key.
+    pub key: String,
+    /// `direct`, `group`, `global` or `unknown`.
+    pub kind: String,
+    /// Its present id.
+    pub session_id: String,
+    /// When it changed, milliseconds since the Unix epoch.
+    pub updated_at: i64,
+    /// How long ago, in milliseconds.
+    pub age: u64,
+    /// Model of its agent.
+    pub model: Option<String>,
+}
+
+/// Sessions of an agent in `status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatusAgentSessions {
+    /// The agent.
+    pub agent_id: String,
+    /// Where they are kept; a label, not a path.
+    pub path: String,
+    /// How many.
+    pub count: u64,
+    /// The last used ones.
+    pub recent: Vec<StatusSession>,
+}
+
+/// Runs in `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusRuns {
+    /// Running now.
+    pub active: u64,
+    /// Waiting for their session.
+    pub queued: u64,
+}
+
+/// Somebody who is connected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PresenceEntry {
+    /// When this entry was made, milliseconds since the Unix epoch.
+    pub ts: i64,
+    /// Host or display name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Kind of client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// Version of the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// Its device family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_family: Option<String>,
+    /// Its model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_identifier: Option<String>,
+    /// Its time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// Its mode (`gateway` for the gateway itself).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Why the entry was made: `self`, `connect`, `disconnect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One line for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Since when, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_since: Option<i64>,
+    /// Last request, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_activity_at: Option<i64>,
+    /// Device identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// Roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Vec<String>>,
+    /// Granted scopes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+    /// Chosen by the client, the same over reconnects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+}
+
+/// Result of `gateway.identity.get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayIdentityResult {
+    /// Lower-case hex SHA-256 of the raw public key.
+    pub device_id: String,
+    /// Ed25519 public key, base64url without padding.
+    pub public_key: String,
+}
+
+/// Result of `boot.list`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootListResult {
+    /// Id of this boot; it lasts until the gateway is ready.
+    pub boot_id: String,
+    /// The scripts, in the order in which they run.
+    pub scripts: Vec<BootScriptRow>,
+}
+
+/// A boot script and its last run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootScriptRow {
+    /// Id of the script.
+    pub id: String,
+    /// Version of its package.
+    pub version: String,
+    /// `pending`, `running`, `ok`, `failed`, `skipped` or `disabled`.
+    pub state: String,
+    /// When it began, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<i64>,
+    /// How long it took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// What it reported, or why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
