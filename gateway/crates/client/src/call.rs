@@ -1,0 +1,75 @@
+//! One call over a connection of its own.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::{ClientOptions, GatewayClient, RequestOptions};
+use crate::details::{ConnectionSources, UrlSource, build_gateway_connection_details};
+use crate::error::ClientError;
+use crate::limits::REQUEST_TIMEOUT_MS;
+
+/// A call and where it goes.
+#[derive(Debug, Clone)]
+pub struct CallGatewayOptions {
+    /// Method name.
+    pub method: String,
+    /// Parameters; `Null` for none.
+    pub params: Value,
+    /// What says where the gateway is.
+    pub sources: ConnectionSources,
+    /// Scopes to ask for.
+    pub scopes: Vec<String>,
+    /// Time for the answer.
+    pub timeout: Duration,
+    /// Wait for the final answer of a method that answers twice.
+    pub expect_final: bool,
+}
+
+impl CallGatewayOptions {
+    /// A call with the defaults: the gateway of this machine, full operator scope, 30 s.
+    pub fn new(method: impl Into<String>, params: Value) -> Self {
+        Self {
+            method: method.into(),
+            params,
+            sources: ConnectionSources::default(),
+            scopes: vec!["operator.admin".to_owned()],
+            timeout: Duration::from_millis(REQUEST_TIMEOUT_MS),
+            expect_final: false,
+        }
+    }
+}
+
+/// Connects, calls, closes, and gives the result.
+pub async fn call_gateway(options: CallGatewayOptions) -> Result<Value, ClientError> {
+    let client = connect(&options.sources, options.scopes, options.timeout).await?;
+    let request = RequestOptions {
+        timeout: Some(options.timeout),
+        expect_final: options.expect_final,
+        interim: None,
+    };
+    let result = client
+        .request_with(&options.method, options.params, request)
+        .await;
+    client.close().await;
+    result
+}
+
+/// Connects to the gateway that the sources name. A given address without a credential of its own is refused here,
+/// before anything is sent.
+pub async fn connect(
+    sources: &ConnectionSources,
+    scopes: Vec<String>,
+    timeout: Duration,
+) -> Result<GatewayClient, ClientError> {
+    let details = build_gateway_connection_details(sources)?;
+    if details.url_source == UrlSource::Flag && details.credential.is_none() {
+        return Err(ClientError::NoCredential { url: details.url });
+    }
+    let mut options = ClientOptions::new(details.url);
+    options.credential = details.credential;
+    options.scopes = scopes;
+    options.connect_timeout = options.connect_timeout.min(timeout);
+    options.request_timeout = timeout;
+    GatewayClient::connect(options).await
+}

@@ -1,0 +1,18 @@
+//! A client of the gateway: v4 frames over WebSocket.
+//!
+//! [`GatewayClient`] holds a connection; [`call_gateway`] makes one call; [`build_gateway_connection_details`] decides
+//! where a call goes. Errors end in a next step ([`ClientError::next_step`]).
+
+mod call;
+mod client;
+mod details;
+mod error;
+pub mod limits;
+
+pub use call::{CallGatewayOptions, call_gateway, connect};
+pub use client::{ClientOptions, GatewayClient, GatewayEvent, Hello, RequestOptions};
+pub use details::{
+    ConfiguredGateway, ConnectionSources, Credential, DEFAULT_PORT, GatewayConnectionDetails,
+    UrlSource, build_gateway_connection_details,
+};
+pub use error::{ClientError, ErrorKind, GatewayError};

@@ -1,0 +1,20 @@
+//! Limits of one client connection, each named with its unit.
+
+/// Requests that wait for their answer at once.
+pub const MAX_PENDING_REQUESTS: usize = 256;
+/// Commands that wait to be written.
+pub const MAX_QUEUED_COMMANDS: usize = 64;
+/// Events that wait to be taken; when it is full the newest is dropped and counted.
+pub const MAX_QUEUED_EVENTS: usize = 1_024;
+/// Interim answers of one request that wait to be taken.
+pub const MAX_QUEUED_INTERIMS: usize = 8;
+/// Largest request frame, in bytes (the gateway's own limit).
+pub const MAX_REQUEST_BYTES: usize = gateway_protocol::limits::MAX_FRAME_BYTES;
+/// Largest answer, in bytes.
+pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Default time for TCP, upgrade and handshake, in milliseconds.
+pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// Default time for one answer, in milliseconds.
+pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
+/// Time for the close handshake, in milliseconds.
+pub const CLOSE_TIMEOUT_MS: u64 = 1_000;
