@@ -14,6 +14,7 @@ pub mod jsonrpc;
 pub mod limits;
 pub mod method;
 pub mod methods;
+pub mod openrpc;
 pub mod scope;
 pub mod session_key;
 mod validate;

@@ -683,9 +683,6 @@ pub struct HelloAuth {
     pub role: String,
     /// Granted scopes.
     pub scopes: Vec<String>,
-    /// `none`, `token` or `password`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
 }
 
 /// Limits in `hello-ok`.
