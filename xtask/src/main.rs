@@ -1,8 +1,12 @@
 //! Set-up, build, test and bench commands of the project: `cargo xtask help`.
 
+mod clients;
+mod coverage;
 mod guests;
+mod schema;
 mod serve;
 mod sh;
+mod test;
 mod tools;
 mod ui;
 
@@ -12,7 +16,10 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   serve [args]        build the gateway and its guests, then run `gateway serve --wasm-dir … args`
+  test [--long]       format, clippy, all tests and the clients of others; installs what they need
   guests              build the guests to target/guests/<id>/
+  schema [--check]    write the generated pages of docs/, or say which are out of date
+  bench [args]        the bench program, as release build
 
 Environment: GATEWAY_PROFILE (serve: release or dev), GATEWAY_WASM_TOOLCHAIN (rustup, debian or unpack), CARGO_TARGET_DIR.
 ";
@@ -25,7 +32,10 @@ fn main() -> ExitCode {
     };
     let result = match command {
         "serve" => serve::main(rest),
+        "test" => test::main(rest),
         "guests" => guests::main(),
+        "schema" => schema::main(rest),
+        "bench" => bench(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())
@@ -39,4 +49,35 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The bench program lies in package gateway-tests; its options are its own.
+fn bench(args: &[String]) -> ui::Result<()> {
+    let mut steps = ui::Steps::new("bench");
+    steps.run("C compiler", || tools::ensure_cc().map(|()| String::new()));
+    if guests::build(&mut steps) {
+        steps.run("build gateway", || {
+            sh::run(sh::cargo().args(["build", "--locked", "--release", "-p", "gateway"]))
+                .map(|()| String::new())
+        });
+        steps.run("bench", || {
+            let mut cmd = sh::cargo();
+            cmd.args([
+                "run",
+                "--locked",
+                "--release",
+                "-p",
+                "gateway-tests",
+                "--bin",
+                "bench",
+                "--",
+            ])
+            .args(args);
+            cmd.env("GATEWAY_WASM_DIR", guests::guests_dir())
+                .env("GATEWAY_BIN", serve::binary_path("release"));
+            sh::run(&mut cmd).map(|()| String::new())
+        });
+    }
+    steps.summary();
+    steps.into_result()
 }

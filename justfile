@@ -1,0 +1,43 @@
+# Short names for what `cargo xtask` does.
+
+# list the recipes
+default:
+    @just --list
+
+# build the gateway and its guests, then run it: just serve --port 18789
+serve *args:
+    cargo xtask serve {{args}}
+
+# everything, in short rounds; installs what it needs
+test:
+    cargo xtask test
+
+# everything, in long rounds
+test-long:
+    cargo xtask test --long
+
+# build the guests to target/guests/
+guests:
+    cargo xtask guests
+
+# write the generated pages of docs/
+schema:
+    cargo xtask schema
+
+# the bench program, as release build
+bench *args:
+    cargo xtask bench {{args}}
+
+# what CI runs
+ci:
+    bash .ci/run
+
+# format both workspaces
+fmt:
+    cargo fmt --all
+    cd guest-plugins && cargo fmt --all
+
+# clippy of both workspaces, warnings are errors
+lint:
+    cargo clippy --locked --workspace --all-targets --features gateway-server/test-echo -- -D warnings
+    cd guest-plugins && cargo clippy --locked --workspace --all-targets -- -D warnings
