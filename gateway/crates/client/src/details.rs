@@ -213,13 +213,14 @@ impl Target {
         if bare.is_empty() {
             return Err(refuse("no host"));
         }
-        let port = match (uri.port(), uri.port_u16()) {
-            (None, _) if authority.as_str().ends_with(':') => {
-                return Err(refuse("no port after the colon"));
-            }
-            (None, _) => 80,
-            (_, Some(port)) if port > 0 => port,
-            _ => return Err(refuse("not a port")),
+        // Not `uri.port()`: it takes a port that is none for a port that is not there.
+        let port = match authority.as_str().strip_prefix(host) {
+            Some("") => 80,
+            Some(rest) => match rest.strip_prefix(':').map(str::parse::<u16>) {
+                Some(Ok(port)) if port > 0 => port,
+                _ => return Err(refuse("not a port")),
+            },
+            None => return Err(refuse("not an address")),
         };
         let loopback = match bare.parse::<IpAddr>() {
             Ok(ip) => ip.is_loopback(),
