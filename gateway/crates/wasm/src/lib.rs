@@ -5,12 +5,17 @@
 
 pub mod account;
 pub mod boot;
+mod cache;
+mod call;
+mod engine;
 pub mod host;
+mod lanes;
 pub mod limits;
 pub mod manifest;
 pub mod plugin;
+mod state;
 pub mod types;
-pub mod world;
+mod world;
 
 pub use account::Account;
 pub use boot::{BootContext, BootReason, BootReport, run_boot};

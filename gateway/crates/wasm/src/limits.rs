@@ -34,8 +34,10 @@ pub const MAX_LARGE_INSTANCES: usize = 64;
 
 /// Epoch tick. A guest is interrupted on tick boundaries only.
 pub const EPOCH_TICK_MS: u64 = 1;
-/// Ticks that a call may use in the fast lane before it moves.
+/// Ticks after which a call is looked at for the first time.
 pub const FAST_SLICE_TICKS: u64 = 2;
+/// CPU time (microseconds) that a call may use in the fast lane before it moves.
+pub const FAST_SLICE_CPU_US: u64 = 2_000;
 /// Ticks of one turn in the slow lane.
 pub const SLOW_SLICE_TICKS: u64 = 10;
 /// Wall time of one call, host waits included, if the manifest asks for nothing else.

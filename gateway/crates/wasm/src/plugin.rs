@@ -2,10 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::limits;
-use crate::manifest::{Manifest, ManifestError};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::cache::{Cache, hex};
+use crate::engine::engine;
+use crate::lanes::Lanes;
+use crate::limits::{self, LimitExceeded};
+use crate::manifest::{Class, Manifest, ManifestError, World};
+use crate::state::{GuestState, Io, LogBudget, StateSpec, linker};
 use crate::types::Descriptor;
+use crate::world::boot_v0_1::BootScriptPre;
+use crate::world::channel_v0_1::ChannelPre;
 
 /// How to run guests.
 #[derive(Debug, Clone)]
@@ -49,8 +61,26 @@ pub struct WasmError(pub String);
 
 /// Engines and guest threads of the process.
 pub struct PluginHost {
-    #[allow(dead_code)]
-    options: WasmOptions,
+    small: Engine,
+    large: Engine,
+    pub(crate) lanes: Lanes,
+    cache: Option<Cache>,
+    places_small: Arc<Semaphore>,
+    places_large: Arc<Semaphore>,
+    /// Told when somebody waits for a place: instances without work go at once.
+    pub(crate) pressure: Notify,
+}
+
+impl std::fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginHost").finish_non_exhaustive()
+    }
+}
+
+/// The typed, pre-linked component.
+enum Pre {
+    Channel(ChannelPre<GuestState>),
+    Boot(BootScriptPre<GuestState>),
 }
 
 /// A loaded plugin: checked, compiled and linked with exactly what its manifest names.
@@ -63,6 +93,59 @@ pub struct Plugin {
     pub dir: PathBuf,
     /// What it says about itself (channels only).
     pub descriptor: Option<Descriptor>,
+    /// Compiled code came from the cache.
+    pub from_cache: bool,
+    engine: Engine,
+    pre: Pre,
+    pub(crate) id: Arc<str>,
+    pub(crate) methods: Arc<[String]>,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin")
+            .field("id", &self.id)
+            .field("version", &self.manifest.version)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn channel(&self) -> Option<&ChannelPre<GuestState>> {
+        match &self.pre {
+            Pre::Channel(p) => Some(p),
+            Pre::Boot(_) => None,
+        }
+    }
+
+    pub(crate) fn boot(&self) -> Option<&BootScriptPre<GuestState>> {
+        match &self.pre {
+            Pre::Boot(p) => Some(p),
+            Pre::Channel(_) => None,
+        }
+    }
+
+    pub(crate) fn spec(
+        &self,
+        io: Io,
+        rt: Option<tokio::runtime::Handle>,
+        log: Arc<LogBudget>,
+    ) -> StateSpec {
+        StateSpec {
+            io,
+            rt,
+            memory: self.manifest.limits.memory,
+            log,
+            log_per_min: self.manifest.limits.log_lines_per_min,
+            log_name: self.id.clone(),
+            methods: self.methods.clone(),
+        }
+    }
 }
 
 /// A plugin that was not loaded.
@@ -122,14 +205,331 @@ impl PluginHost {
     /// # Errors
     /// If the machine can't give what was asked for.
     pub fn new(options: WasmOptions) -> Result<Arc<Self>, WasmError> {
-        Ok(Arc::new(Self { options }))
+        let engine = |class| {
+            engine(class, options.pool_instances).map_err(|e| {
+                WasmError(format!(
+                    "engine for {} instances: {e:#}",
+                    options.pool_instances
+                ))
+            })
+        };
+        let (small, large) = (engine(Class::Small)?, engine(Class::Large)?);
+        let lanes = Lanes::start(
+            options.fast_threads,
+            options.slow_threads,
+            vec![small.clone(), large.clone()],
+        )
+        .map_err(|e| WasmError(format!("guest threads: {e}")))?;
+        let cache = match &options.cache_dir {
+            None => None,
+            Some(dir) => Some(
+                Cache::open(dir, options.cache_key)
+                    .map_err(|e| WasmError(format!("{}: {e}", dir.display())))?,
+            ),
+        };
+        Ok(Arc::new(Self {
+            small,
+            large,
+            lanes,
+            cache,
+            places_small: Arc::new(Semaphore::new(options.pool_instances.max(1) as usize)),
+            places_large: Arc::new(Semaphore::new(limits::MAX_LARGE_INSTANCES)),
+            pressure: Notify::new(),
+        }))
     }
 
-    /// Loads every `DIR/<id>/plugin.toml`. Work is done on threads of its own; one bad plugin does not stop the others.
+    /// Loads every `DIR/<id>/plugin.toml`, in order of names. Reading and compiling is done on a thread of its own; one bad plugin
+    /// does not stop the others. A directory that can't be read is one error.
     pub async fn load_dir(self: &Arc<Self>, dir: &Path) -> Vec<Result<Arc<Plugin>, LoadError>> {
-        vec![Err(LoadError {
-            dir: dir.to_owned(),
-            kind: LoadErrorKind::Invalid("the loader is not built yet".to_owned()),
-        })]
+        let dirs = match plugin_dirs(dir) {
+            Ok(dirs) => dirs,
+            Err(e) => {
+                return vec![Err(LoadError {
+                    dir: dir.to_owned(),
+                    kind: io_error(dir, &e),
+                })];
+            }
+        };
+        let mut out = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            out.push(self.load(&dir).await);
+        }
+        out
     }
+
+    /// Loads the plugin in one directory.
+    ///
+    /// # Errors
+    /// See [`LoadErrorKind`].
+    pub async fn load(self: &Arc<Self>, dir: &Path) -> Result<Arc<Plugin>, LoadError> {
+        let fail = |kind| LoadError {
+            dir: dir.to_owned(),
+            kind,
+        };
+        let (tx, rx) = oneshot::channel();
+        let (this, path) = (self.clone(), dir.to_owned());
+        std::thread::Builder::new()
+            .name("guest-compile".into())
+            .spawn(move || drop(tx.send(this.read(&path))))
+            .map_err(|e| fail(LoadErrorKind::Invalid(format!("compile thread: {e}"))))?;
+        let plugin = rx
+            .await
+            .map_err(|_| fail(LoadErrorKind::Invalid("the compiler failed".to_owned())))?
+            .map_err(&fail)?;
+        self.probed(plugin).await.map_err(fail)
+    }
+
+    /// Loads a plugin from memory: for tests and tools.
+    ///
+    /// # Errors
+    /// See [`LoadErrorKind`].
+    pub async fn load_bytes(
+        self: &Arc<Self>,
+        manifest: &str,
+        wasm: &[u8],
+    ) -> Result<Arc<Plugin>, LoadErrorKind> {
+        let manifest = Manifest::parse(manifest)?;
+        let plugin = self.link(Path::new(""), manifest, wasm)?;
+        self.probed(plugin).await
+    }
+
+    /// Asks the guest who it is.
+    async fn probed(&self, mut plugin: Plugin) -> Result<Arc<Plugin>, LoadErrorKind> {
+        let Some(pre) = plugin.channel() else {
+            return Ok(Arc::new(plugin));
+        };
+        let place = self.place(plugin.manifest.class).await;
+        let (engine, pre) = (plugin.engine.clone(), pre.clone());
+        let spec = plugin.spec(Io::Nobody, None, Arc::default());
+        let wall = Duration::from_millis(plugin.manifest.limits.call_ms);
+        let cpu = Duration::from_millis(plugin.manifest.limits.cpu_ms);
+        let said = self
+            .lanes
+            .run(Arc::from(""), wall, cpu, move |ctl| async move {
+                crate::call::describe(&engine, &pre, spec, ctl).await
+            })
+            .await;
+        drop(place);
+        let descriptor = match said {
+            Ok(Ok(d)) => d,
+            Ok(Err(e)) => return Err(LoadErrorKind::Describe(e.to_string())),
+            Err(lost) => {
+                return Err(LoadErrorKind::Describe(
+                    crate::account::lost(lost, plugin.manifest.limits.call_ms).to_string(),
+                ));
+            }
+        };
+        plugin.descriptor = Some(descriptor);
+        Ok(Arc::new(plugin))
+    }
+
+    /// A place among the live instances of a class. Waits while all are taken.
+    pub(crate) async fn place(&self, class: Class) -> OwnedSemaphorePermit {
+        let places = match class {
+            Class::Small => &self.places_small,
+            Class::Large => &self.places_large,
+        };
+        loop {
+            if let Ok(p) = places.clone().try_acquire_owned() {
+                return p;
+            }
+            self.pressure.notify_waiters();
+            // The semaphore is never closed; if it were, the next turn of the loop finds out.
+            if let Ok(p) = places.clone().acquire_owned().await {
+                return p;
+            }
+        }
+    }
+
+    fn read(&self, dir: &Path) -> Result<Plugin, LoadErrorKind> {
+        let path = dir.join(MANIFEST);
+        let text = String::from_utf8(read_file(&path, limits::MAX_MANIFEST_BYTES)?)
+            .map_err(|_| LoadErrorKind::Invalid("plugin.toml is not UTF-8".to_owned()))?;
+        let manifest = Manifest::parse(&text)?;
+        if dir.file_name().and_then(|n| n.to_str()) != Some(manifest.id.as_str()) {
+            return Err(LoadErrorKind::Name(manifest.id));
+        }
+        let wasm = read_file(&dir.join(&manifest.file), limits::MAX_COMPONENT_BYTES)?;
+        self.link(dir, manifest, &wasm)
+    }
+
+    fn link(&self, dir: &Path, manifest: Manifest, wasm: &[u8]) -> Result<Plugin, LoadErrorKind> {
+        if wasm.len() as u64 > limits::MAX_COMPONENT_BYTES {
+            return Err(LoadErrorKind::Invalid(
+                LimitExceeded::new("component file", limits::MAX_COMPONENT_BYTES, "bytes")
+                    .to_string(),
+            ));
+        }
+        let digest = hex(&Sha256::digest(wasm));
+        if let Some(expected) = &manifest.sha256
+            && *expected != digest
+        {
+            return Err(LoadErrorKind::Digest {
+                file: manifest.file.clone(),
+                found: digest,
+                expected: expected.clone(),
+            });
+        }
+        let invalid =
+            |e: &dyn std::fmt::Display| LoadErrorKind::Invalid(format!("{}: {e}", manifest.file));
+        let made;
+        let component = if wasmparser::Parser::is_component(wasm) {
+            wasm
+        } else if wasmparser::Parser::is_core_wasm(wasm) {
+            made = wit_component::ComponentEncoder::default()
+                .module(wasm)
+                .and_then(|e| e.validate(true).encode())
+                .map_err(|e| {
+                    LoadErrorKind::Invalid(format!(
+                        "{}: the module can't be made a component: {e:#}",
+                        manifest.file
+                    ))
+                })?;
+            &made[..]
+        } else {
+            return Err(invalid(
+                &"not WebAssembly (a component or a core module is needed)",
+            ));
+        };
+        let refused: Vec<String> = imports(component)
+            .map_err(|e| invalid(&e))?
+            .into_iter()
+            .filter(|name| !allowed(&manifest, name))
+            .collect();
+        if !refused.is_empty() {
+            return Err(LoadErrorKind::Imports(refused));
+        }
+        let engine = match manifest.class {
+            Class::Small => &self.small,
+            Class::Large => &self.large,
+        };
+        let cached = self.cache.as_ref().and_then(|c| c.get(engine, &digest));
+        let from_cache = cached.is_some();
+        let compiled = match cached {
+            Some(c) => c,
+            None => {
+                let c = Component::new(engine, component)
+                    .map_err(|e| LoadErrorKind::Invalid(format!("{}: {e:#}", manifest.file)))?;
+                if let Some(cache) = &self.cache
+                    && let Err(e) = cache.put(engine, &digest, &c)
+                {
+                    tracing::warn!(error = %e, plugin = manifest.id, "compiled code was not kept");
+                }
+                c
+            }
+        };
+        let world = |e: wasmtime::Error| {
+            LoadErrorKind::World(format!(
+                "{} is not a {}: {e:#}. Rebuild it against the wit/ of this gateway.",
+                manifest.file,
+                manifest.world.name()
+            ))
+        };
+        let pre = linker(engine, manifest.world, &manifest.capabilities)
+            .and_then(|l| l.instantiate_pre(&compiled))
+            .map_err(world)?;
+        let pre = match manifest.world {
+            World::ChannelV0_1 => Pre::Channel(ChannelPre::new(pre).map_err(world)?),
+            World::BootV0_1 => Pre::Boot(BootScriptPre::new(pre).map_err(world)?),
+        };
+        let id = Arc::from(manifest.id.as_str());
+        let methods = manifest
+            .boot
+            .as_ref()
+            .map_or_else(|| Arc::from([]), |b| Arc::from(b.methods.as_slice()));
+        Ok(Plugin {
+            manifest,
+            digest,
+            dir: dir.to_owned(),
+            descriptor: None,
+            from_cache,
+            engine: engine.clone(),
+            pre,
+            id,
+            methods,
+        })
+    }
+}
+
+const MANIFEST: &str = "plugin.toml";
+
+fn io_error(path: &Path, e: &std::io::Error) -> LoadErrorKind {
+    LoadErrorKind::Io {
+        path: path.display().to_string(),
+        error: e.to_string(),
+    }
+}
+
+/// Directories with a manifest, sorted.
+fn plugin_dirs(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut dirs = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.join(MANIFEST).is_file() {
+            dirs.push(path);
+        }
+        if dirs.len() > limits::MAX_PLUGINS {
+            return Err(std::io::Error::other(
+                LimitExceeded::new(
+                    "plugins in a directory",
+                    limits::MAX_PLUGINS as u64,
+                    "plugins",
+                )
+                .to_string(),
+            ));
+        }
+    }
+    dirs.sort();
+    Ok(dirs)
+}
+
+fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, LoadErrorKind> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).map_err(|e| io_error(path, &e))?;
+    let mut bytes = Vec::new();
+    file.take(max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| io_error(path, &e))?;
+    if bytes.len() as u64 > max {
+        return Err(LoadErrorKind::Invalid(format!(
+            "{}: {}",
+            path.display(),
+            LimitExceeded::new("file", max, "bytes")
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Names that the component itself imports (those of parts inside of it are its own affair). Read before anything is compiled.
+fn imports(component: &[u8]) -> Result<Vec<String>, wasmparser::BinaryReaderError> {
+    use wasmparser::{Parser, Payload};
+    let mut names = Vec::new();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    names.push(import?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
+/// Whether the manifest permits an import.
+fn allowed(manifest: &Manifest, import: &str) -> bool {
+    if matches!(
+        import,
+        "gateway:types/types@0.1.0" | "gateway:types/http-types@0.1.0"
+    ) {
+        return true;
+    }
+    import
+        .strip_prefix("gateway:host/")
+        .and_then(|i| i.strip_suffix("@0.1.0"))
+        .is_some_and(|name| manifest.capabilities.iter().any(|c| c.name() == name))
 }

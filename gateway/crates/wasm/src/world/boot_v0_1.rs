@@ -1,9 +1,18 @@
-//! `gateway:boot/boot-script@0.1.0`. The host interfaces are those of the channel world.
-#![allow(missing_docs)] // generated; the texts are in wit/
+//! `gateway:boot/boot-script@0.1.0`. Types and the interfaces that the channel world has too are those of its bindings.
+#![allow(missing_docs, clippy::all, clippy::pedantic)] // generated; the texts are in wit/
 
 wasmtime::component::bindgen!({
     path: "../../../wit",
     world: "gateway:boot/boot-script@0.1.0",
-    imports: { default: trappable },
+    imports: {
+        "gateway:host/gateway-call@0.1.0.call": async | trappable,
+        default: trappable,
+    },
     exports: { default: async },
+    with: {
+        "gateway:types/types@0.1.0": super::channel_v0_1::gateway::types::types,
+        "gateway:host/log@0.1.0": super::channel_v0_1::gateway::host::log,
+        "gateway:host/config@0.1.0": super::channel_v0_1::gateway::host::config,
+        "gateway:host/kv@0.1.0": super::channel_v0_1::gateway::host::kv,
+    },
 });

@@ -1,0 +1,503 @@
+//! Guest threads. Guest code runs here and nowhere else, so that no guest can hold up a connection.
+//!
+//! Two lanes, each a set of OS threads with a queue that serves tenants in turn. A call begins in the fast lane; when the
+//! epoch interrupts it for the first time it moves to the slow lane, whose threads have the lowest priority. A call is a future
+//! (a wasmtime fibre); moving it is queueing it elsewhere. One more thread ticks the epoch while guests run, watches the
+//! wall deadlines of calls, and sleeps while there is nothing to watch.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+use wasmtime::Engine;
+
+use crate::limits::{EPOCH_TICK_MS, FAST_SLICE_CPU_US, LimitExceeded, SLOW_SLICE_TICKS};
+
+/// Turns of the ticker without a running guest before it sleeps.
+const IDLE_TURNS: u32 = 20;
+/// Ticks between two looks at the wall deadlines.
+const DEADLINE_TICKS: u32 = 4;
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const RUNNING: u8 = 2;
+const NOTIFIED: u8 = 3;
+const DONE: u8 = 4;
+
+/// Why a call was ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its wall deadline passed.
+    Deadline,
+    /// A panic of host code under it.
+    Panic,
+    /// The host is going away.
+    Closed,
+}
+
+/// The account of one call: who runs it, what it used, whether it must end.
+pub(crate) struct Ctl {
+    slow: AtomicBool,
+    cancelled: AtomicBool,
+    panicked: AtomicBool,
+    cpu_used_us: AtomicU64,
+    cpu_budget_us: u64,
+    /// Thread CPU time at the beginning of the turn under way.
+    turn_began_us: AtomicU64,
+    deadline: Instant,
+}
+
+/// What the epoch callback does.
+pub(crate) enum Tick {
+    /// Go on, and ask again in so many ticks.
+    Continue(u64),
+    /// Go to the end of the queue, and ask again so many ticks after the next turn began.
+    Yield(u64),
+    /// End the call.
+    Stop(LimitExceeded),
+}
+
+impl Ctl {
+    /// Called on the thread that runs the guest, at an epoch deadline.
+    pub(crate) fn tick(&self) -> Tick {
+        let turn = thread_cpu_us().saturating_sub(self.turn_began_us.load(Ordering::Relaxed));
+        let used = self.cpu_used_us.load(Ordering::Relaxed) + turn;
+        if used >= self.cpu_budget_us {
+            return Tick::Stop(LimitExceeded::new(
+                "cpu time of a call",
+                self.cpu_budget_us / 1_000,
+                "ms",
+            ));
+        }
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Tick::Yield(1);
+        }
+        // Ticks are wall time: a call that waited for the host, or for a busy machine, has not had its slice yet.
+        if used < FAST_SLICE_CPU_US && !self.slow.load(Ordering::Relaxed) {
+            return Tick::Continue(1);
+        }
+        self.slow.store(true, Ordering::Relaxed);
+        Tick::Yield(SLOW_SLICE_TICKS)
+    }
+
+    /// Time left to the wall deadline.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The call moved to the slow lane.
+    #[cfg(test)]
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    fn lost(&self) -> Lost {
+        if self.panicked.load(Ordering::Acquire) {
+            Lost::Panic
+        } else if self.cancelled.load(Ordering::Acquire) {
+            Lost::Deadline
+        } else {
+            Lost::Closed
+        }
+    }
+}
+
+struct Task {
+    id: u64,
+    tenant: Arc<str>,
+    state: AtomicU8,
+    job: Mutex<Option<Job>>,
+    ctl: Arc<Ctl>,
+    lanes: Arc<Inner>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        loop {
+            let (from, to) = match self.state.load(Ordering::Acquire) {
+                IDLE => (IDLE, QUEUED),
+                RUNNING => (RUNNING, NOTIFIED),
+                _ => return,
+            };
+            if self
+                .state
+                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
+                if to == QUEUED {
+                    self.lanes.queue(self).push(self.clone());
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// A queue that serves tenants in turn.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    turn: VecDeque<Arc<str>>,
+    waiting: HashMap<Arc<str>, VecDeque<Arc<Task>>>,
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&self, task: Arc<Task>) {
+        let mut s = self.state.lock();
+        if s.closed {
+            drop(s);
+            task.finish();
+            return;
+        }
+        let tenant = task.tenant.clone();
+        let waiting = s.waiting.entry(tenant.clone()).or_default();
+        waiting.push_back(task);
+        if waiting.len() == 1 {
+            s.turn.push_back(tenant);
+        }
+        drop(s);
+        self.ready.notify_one();
+    }
+
+    /// Waits for a task. `None` once closed.
+    fn pop(&self) -> Option<Arc<Task>> {
+        let mut s = self.state.lock();
+        loop {
+            if s.closed {
+                return None;
+            }
+            if let Some(tenant) = s.turn.pop_front() {
+                let task = s.waiting.get_mut(&tenant).and_then(VecDeque::pop_front);
+                match s.waiting.get(&tenant).is_some_and(|w| !w.is_empty()) {
+                    true => s.turn.push_back(tenant),
+                    false => {
+                        s.waiting.remove(&tenant);
+                    }
+                }
+                if task.is_some() {
+                    return task;
+                }
+            } else {
+                self.ready.wait(&mut s);
+            }
+        }
+    }
+
+    fn close(&self) -> Vec<Arc<Task>> {
+        let mut s = self.state.lock();
+        s.closed = true;
+        s.turn.clear();
+        let left = s.waiting.drain().flat_map(|(_, w)| w).collect();
+        drop(s);
+        self.ready.notify_all();
+        left
+    }
+}
+
+struct Inner {
+    fast: Queue,
+    slow: Queue,
+    /// Calls that have not ended, wherever they are.
+    active: Mutex<HashMap<u64, Arc<Task>>>,
+    next_id: AtomicU64,
+    /// Threads that run guest code now.
+    running: AtomicUsize,
+    /// The ticker sleeps.
+    parked: AtomicBool,
+    closed: AtomicBool,
+    ticker: Mutex<Option<Thread>>,
+}
+
+impl Inner {
+    fn queue(&self, task: &Task) -> &Queue {
+        if task.ctl.slow.load(Ordering::Relaxed) {
+            &self.slow
+        } else {
+            &self.fast
+        }
+    }
+
+    fn wake_ticker(&self) {
+        if self.parked.swap(false, Ordering::SeqCst)
+            && let Some(t) = self.ticker.lock().as_ref()
+        {
+            t.unpark();
+        }
+    }
+}
+
+impl Task {
+    /// Runs one turn on the thread of the caller.
+    fn turn(self: Arc<Self>) {
+        self.state.store(RUNNING, Ordering::Release);
+        if self.ctl.cancelled.load(Ordering::Acquire) {
+            self.finish();
+            return;
+        }
+        let waker = Waker::from(self.clone());
+        self.lanes.running.fetch_add(1, Ordering::SeqCst);
+        self.lanes.wake_ticker();
+        self.ctl
+            .turn_began_us
+            .store(thread_cpu_us(), Ordering::Relaxed);
+        let polled = {
+            let mut job = self.job.lock();
+            match job.as_mut() {
+                None => Ok(Poll::Ready(())),
+                // A panic of host code under a guest ends that guest's call and nothing else. The future is not polled again.
+                Some(f) => std::panic::catch_unwind(AssertUnwindSafe(|| {
+                    f.as_mut().poll(&mut Context::from_waker(&waker))
+                })),
+            }
+        };
+        let used = thread_cpu_us().saturating_sub(self.ctl.turn_began_us.load(Ordering::Relaxed));
+        self.ctl.cpu_used_us.fetch_add(used, Ordering::Relaxed);
+        self.lanes.running.fetch_sub(1, Ordering::SeqCst);
+        match polled {
+            Ok(Poll::Ready(())) => self.finish(),
+            Ok(Poll::Pending) => {
+                if self
+                    .state
+                    .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire)
+                    .is_err()
+                {
+                    // Woken while it ran (a yield wakes itself).
+                    self.state.store(QUEUED, Ordering::Release);
+                    let lanes = self.lanes.clone();
+                    lanes.queue(&self).push(self);
+                }
+            }
+            Err(_) => {
+                self.ctl.panicked.store(true, Ordering::Release);
+                self.finish();
+            }
+        }
+    }
+
+    /// Drops the future (and with it the Store) on this thread.
+    fn finish(&self) {
+        self.state.store(DONE, Ordering::Release);
+        self.lanes.active.lock().remove(&self.id);
+        let job = self.job.lock().take();
+        if std::panic::catch_unwind(AssertUnwindSafe(move || drop(job))).is_err() {
+            self.ctl.panicked.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The threads.
+pub(crate) struct Lanes {
+    inner: Arc<Inner>,
+}
+
+impl Lanes {
+    /// Starts the threads. The ticker increments the epoch of each engine.
+    pub(crate) fn start(fast: usize, slow: usize, engines: Vec<Engine>) -> std::io::Result<Self> {
+        let inner = Arc::new(Inner {
+            fast: Queue::default(),
+            slow: Queue::default(),
+            active: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            running: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            ticker: Mutex::new(None),
+        });
+        let lanes = Self { inner };
+        let i = lanes.inner.clone();
+        let ticker = std::thread::Builder::new()
+            .name("guest-epoch".into())
+            .spawn(move || tick(&i, &engines))?;
+        *lanes.inner.ticker.lock() = Some(ticker.thread().clone());
+        for n in 0..fast.max(1) {
+            let i = lanes.inner.clone();
+            std::thread::Builder::new()
+                .name(format!("guest-fast-{n}"))
+                .spawn(move || {
+                    while let Some(task) = i.fast.pop() {
+                        task.turn();
+                    }
+                })?;
+        }
+        for n in 0..slow.max(1) {
+            let i = lanes.inner.clone();
+            std::thread::Builder::new()
+                .name(format!("guest-slow-{n}"))
+                .spawn(move || {
+                    lowest_priority();
+                    while let Some(task) = i.slow.pop() {
+                        task.turn();
+                    }
+                })?;
+        }
+        Ok(lanes)
+    }
+
+    /// Runs what `make` makes on the guest threads and gives its output, or says why there is none. The returned future
+    /// only waits; dropping it does not end the call.
+    pub(crate) fn run<T, F, M>(
+        &self,
+        tenant: Arc<str>,
+        wall: Duration,
+        cpu: Duration,
+        make: M,
+    ) -> impl Future<Output = Result<T, Lost>> + use<T, F, M>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+        M: FnOnce(Arc<Ctl>) -> F,
+    {
+        let ctl = Arc::new(Ctl {
+            slow: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            panicked: AtomicBool::new(false),
+            cpu_used_us: AtomicU64::new(0),
+            cpu_budget_us: u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX),
+            turn_began_us: AtomicU64::new(0),
+            deadline: Instant::now() + wall,
+        });
+        let (tx, rx) = oneshot::channel();
+        let future = make(ctl.clone());
+        let job: Job = Box::pin(async move {
+            // Nobody listens any more: the output (an instance, perhaps) is dropped here, on a guest thread.
+            drop(tx.send(future.await));
+        });
+        let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
+        let task = Arc::new(Task {
+            id,
+            tenant,
+            state: AtomicU8::new(QUEUED),
+            job: Mutex::new(Some(job)),
+            ctl: ctl.clone(),
+            lanes: self.inner.clone(),
+        });
+        self.inner.active.lock().insert(id, task.clone());
+        self.inner.fast.push(task);
+        async move { rx.await.map_err(|_| ctl.lost()) }
+    }
+
+    /// Calls that have not ended.
+    #[cfg(test)]
+    pub(crate) fn active(&self) -> usize {
+        self.inner.active.lock().len()
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.inner.closed.store(true, Ordering::SeqCst);
+        let mut left = self.inner.fast.close();
+        left.extend(self.inner.slow.close());
+        for task in left {
+            task.finish();
+        }
+        let waiting: Vec<_> = self.inner.active.lock().values().cloned().collect();
+        for task in waiting {
+            // Those that wait for the host are dropped by `push` on the closed queue; a running one at its next yield.
+            task.ctl.cancelled.store(true, Ordering::Release);
+            task.wake_by_ref();
+        }
+        self.inner.parked.store(false, Ordering::SeqCst);
+        if let Some(t) = self.inner.ticker.lock().as_ref() {
+            t.unpark();
+        }
+    }
+}
+
+/// The ticker's thread.
+fn tick(lanes: &Inner, engines: &[Engine]) {
+    let mut idle = 0;
+    let mut turn = 0;
+    while !(lanes.closed.load(Ordering::SeqCst) && lanes.running.load(Ordering::SeqCst) == 0) {
+        if lanes.running.load(Ordering::SeqCst) > 0 {
+            idle = 0;
+            for engine in engines {
+                engine.increment_epoch();
+            }
+        } else {
+            idle += 1;
+        }
+        turn += 1;
+        if turn >= DEADLINE_TICKS || idle > IDLE_TURNS {
+            turn = 0;
+            let next = end_overdue(lanes);
+            if idle > IDLE_TURNS {
+                lanes.parked.store(true, Ordering::SeqCst);
+                // A guest that started in between has either seen `parked`, or is seen here.
+                if lanes.running.load(Ordering::SeqCst) == 0 && !lanes.closed.load(Ordering::SeqCst)
+                {
+                    match next {
+                        Some(d) => std::thread::park_timeout(d.max(Duration::from_millis(1))),
+                        None => std::thread::park(),
+                    }
+                }
+                lanes.parked.store(false, Ordering::SeqCst);
+                continue;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(EPOCH_TICK_MS));
+    }
+}
+
+/// Ends calls past their deadline; says when the next one is due.
+fn end_overdue(lanes: &Inner) -> Option<Duration> {
+    let now = Instant::now();
+    let mut next = None;
+    let mut overdue = Vec::new();
+    for task in lanes.active.lock().values() {
+        if task.ctl.deadline <= now {
+            overdue.push(task.clone());
+        } else {
+            let left = task.ctl.deadline - now;
+            next = Some(next.map_or(left, |n: Duration| n.min(left)));
+        }
+    }
+    for task in overdue {
+        // A guest that runs yields at its next epoch deadline, and its thread sees the flag then; one that waits is queued.
+        task.ctl.cancelled.store(true, Ordering::Release);
+        task.ctl.slow.store(true, Ordering::Relaxed);
+        task.wake_by_ref();
+        next = Some(Duration::from_millis(EPOCH_TICK_MS));
+    }
+    next
+}
+
+/// CPU time of this thread in microseconds. Where the platform has none, wall time.
+fn thread_cpu_us() -> u64 {
+    #[cfg(target_os = "linux")]
+    if let Ok(t) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID) {
+        return u64::try_from(Duration::from(t).as_micros()).unwrap_or(u64::MAX);
+    }
+    thread_local!(static START: Instant = Instant::now());
+    START.with(|s| u64::try_from(s.elapsed().as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Nice 19 for this thread.
+fn lowest_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(e) =
+        thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min)
+    {
+        tracing::warn!(error = ?e, "the slow guest lane runs at normal priority");
+    }
+}
