@@ -117,12 +117,11 @@ CREATE TABLE outbox (
   updated_at INTEGER NOT NULL,
   UNIQUE (run_id, part)
 ) STRICT;
--- What may have to go out. A row that waits for its next revision (sent_rev = desired_rev) is in neither.
+-- What may have to go out now; a row that waits for its next revision (sent_rev = desired_rev) is not in it.
 CREATE INDEX outbox_due ON outbox (kind, account, next_at, id) WHERE state = 'queued' AND sent_rev < desired_rev;
-CREATE INDEX outbox_open ON outbox (kind, account, expires_at) WHERE state IN ('queued', 'sending');
+CREATE INDEX outbox_queued ON outbox (kind, account, expires_at) WHERE state = 'queued';
 CREATE INDEX outbox_first ON outbox (kind, account, conversation_json, id) WHERE state IN ('queued', 'sending') AND receipt_json IS NULL;
 CREATE INDEX outbox_state ON outbox (state, id);
-CREATE INDEX outbox_sending ON outbox (owner_epoch) WHERE state = 'sending';
 
 CREATE TABLE kv (
   plugin TEXT NOT NULL,

@@ -61,7 +61,9 @@ impl StoreError {
     }
 
     pub(crate) fn io(what: &str, path: &std::path::Path, e: &std::io::Error) -> Self {
-        if e.kind() == std::io::ErrorKind::StorageFull || e.kind() == std::io::ErrorKind::QuotaExceeded {
+        if e.kind() == std::io::ErrorKind::StorageFull
+            || e.kind() == std::io::ErrorKind::QuotaExceeded
+        {
             return Self::Full;
         }
         Self::Io(format!("{what} {}: {e}", path.display()))
@@ -83,11 +85,16 @@ impl From<rusqlite::Error> for StoreError {
             // The shared-memory file could not grow: the same full disk, met by another path.
             C::SystemIoFailure if code.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Self::Full,
             // The incident id is filled in by the database handle, which also logs.
-            C::SystemIoFailure => Self::Failed { incident: e.to_string() },
-            C::DatabaseCorrupt | C::NotADatabase => Self::Corrupt { incident: e.to_string() },
+            C::SystemIoFailure => Self::Failed {
+                incident: e.to_string(),
+            },
+            C::DatabaseCorrupt | C::NotADatabase => Self::Corrupt {
+                incident: e.to_string(),
+            },
             C::DatabaseBusy | C::DatabaseLocked => Self::Busy("database lock"),
-            C::ConstraintViolation if code.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE
-                || code.extended_code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
+            C::ConstraintViolation
+                if code.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE
+                    || code.extended_code == ffi::SQLITE_CONSTRAINT_PRIMARYKEY =>
             {
                 Self::Conflict("a row with this key exists")
             }

@@ -76,7 +76,9 @@ pub struct HostDb {
 
 impl std::fmt::Debug for HostDb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostDb").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("HostDb")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,15 +95,33 @@ impl HostDb {
         if is_new {
             sync_dir(state.path())?;
         }
-        let mut conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let mut conn = Connection::open_with_flags(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         conn.busy_timeout(Duration::from_millis(crate::limits::BUSY_TIMEOUT_MS))?;
-        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.set_db_config(
+            rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            true,
+        )?;
         migrate::inspect(&conn, Schema::Host)?;
         options.sync.apply(&conn)?;
         migrate::migrate(&mut conn, Schema::Host)?;
-        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-        let epoch = conn.query_row("UPDATE owner SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch", [], |r| r.get(0))?;
-        Ok(Self { conn: Mutex::new(conn), tenants_dir, key, epoch })
+        conn.set_db_config(
+            rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+            false,
+        )?;
+        let epoch = conn.query_row(
+            "UPDATE owner SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch",
+            [],
+            |r| r.get(0),
+        )?;
+        Ok(Self {
+            conn: Mutex::new(conn),
+            tenants_dir,
+            key,
+            epoch,
+        })
     }
 
     /// Owner epoch of this process: one more than that of any earlier opener.
@@ -113,11 +133,21 @@ impl HostDb {
     pub fn ensure_tenant(&self, slug: &str, now_ms: i64) -> Result<TenantRow> {
         let mut conn = self.conn.lock();
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found = tx.query_row("SELECT id, slug, dir FROM tenants WHERE slug = ?1", [slug], tenant_row).optional()?;
+        let found = tx
+            .query_row(
+                "SELECT id, slug, dir FROM tenants WHERE slug = ?1",
+                [slug],
+                tenant_row,
+            )
+            .optional()?;
         let row = match found {
             Some(row) => row,
             None => {
-                let row = TenantRow { id: TenantId(random_name()?), slug: slug.to_owned(), dir: random_name()? };
+                let row = TenantRow {
+                    id: TenantId(random_name()?),
+                    slug: slug.to_owned(),
+                    dir: random_name()?,
+                };
                 tx.execute(
                     "INSERT INTO tenants (id, slug, dir, created_at) VALUES (?1, ?2, ?3, ?4)",
                     params![row.id.0, row.slug, row.dir, now_ms],
@@ -145,10 +175,17 @@ impl HostDb {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute("DELETE FROM credentials", [])?;
         for (hash, tenant, kind) in rows {
-            let known: Option<String> =
-                tx.query_row("SELECT tenant FROM credentials WHERE hash = ?1", [&hash.0[..]], |r| r.get(0)).optional()?;
+            let known: Option<String> = tx
+                .query_row(
+                    "SELECT tenant FROM credentials WHERE hash = ?1",
+                    [&hash.0[..]],
+                    |r| r.get(0),
+                )
+                .optional()?;
             match known {
-                Some(other) if other != tenant.0 => return Err(StoreError::Conflict("two tenants have the same credential")),
+                Some(other) if other != tenant.0 => {
+                    return Err(StoreError::Conflict("two tenants have the same credential"));
+                }
                 Some(_) => {}
                 None => {
                     tx.execute(
@@ -165,9 +202,15 @@ impl HostDb {
     /// Whose credential this is.
     pub fn find_credential(&self, hash: &CredentialHash) -> Result<Option<Credential>> {
         let conn = self.conn.lock();
-        let mut stmt = conn.prepare_cached("SELECT tenant, kind FROM credentials WHERE hash = ?1")?;
+        let mut stmt =
+            conn.prepare_cached("SELECT tenant, kind FROM credentials WHERE hash = ?1")?;
         let found = stmt
-            .query_row([&hash.0[..]], |r| Ok(Credential { tenant: TenantId(r.get(0)?), kind: r.get(1)? }))
+            .query_row([&hash.0[..]], |r| {
+                Ok(Credential {
+                    tenant: TenantId(r.get(0)?),
+                    kind: r.get(1)?,
+                })
+            })
             .optional()?;
         Ok(found)
     }
@@ -178,7 +221,13 @@ impl HostDb {
         let mut stmt = conn.prepare_cached("SELECT hash, tenant, kind FROM credentials")?;
         let rows = stmt
             .query_map([], |r| {
-                Ok((CredentialHash(r.get(0)?), Credential { tenant: TenantId(r.get(1)?), kind: r.get(2)? }))
+                Ok((
+                    CredentialHash(r.get(0)?),
+                    Credential {
+                        tenant: TenantId(r.get(1)?),
+                        kind: r.get(2)?,
+                    },
+                ))
             })?
             .collect::<Result<_, _>>()?;
         Ok(rows)
@@ -213,7 +262,11 @@ impl HostDb {
 }
 
 fn tenant_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<TenantRow> {
-    Ok(TenantRow { id: TenantId(r.get(0)?), slug: r.get(1)?, dir: r.get(2)? })
+    Ok(TenantRow {
+        id: TenantId(r.get(0)?),
+        slug: r.get(1)?,
+        dir: r.get(2)?,
+    })
 }
 
 fn host_key(path: &Path) -> Result<[u8; 32]> {
@@ -223,7 +276,10 @@ fn host_key(path: &Path) -> Result<[u8; 32]> {
         write_private_file(path, &key)?;
     }
     let mut bytes = Vec::with_capacity(33);
-    private_file(path)?.take(33).read_to_end(&mut bytes).map_err(|e| StoreError::io("read", path, &e))?;
+    private_file(path)?
+        .take(33)
+        .read_to_end(&mut bytes)
+        .map_err(|e| StoreError::io("read", path, &e))?;
     <[u8; 32]>::try_from(bytes).map_err(|b| {
         StoreError::Unfit(format!(
             "{} holds {} bytes instead of 32: restore it from a backup, or remove it (a new one is made, and caches are built again)",

@@ -10,6 +10,10 @@ pub const MAX_QUEUED_READS: usize = 8_192;
 pub const MAX_IDLE_READERS_PER_TENANT: usize = 2;
 /// WAL length, in pages of 4 KiB, from which the writer checkpoints (after it has answered).
 pub const CHECKPOINT_PAGES: i64 = 1_000;
+/// Log length, in multiples of [`CHECKPOINT_PAGES`], from which the writer waits for readers so that the log can start over.
+pub const MAX_LOG_CHECKPOINTS: i64 = 8;
+/// Milliseconds of that wait.
+pub const RESTART_LOG_WAIT_MS: u64 = 50;
 /// Bytes of WAL file that are kept for reuse after a checkpoint.
 pub const MAX_KEPT_WAL_BYTES: i64 = 16 * 1024 * 1024;
 /// Database files up to this many bytes are checked page by page when they are opened.
@@ -18,7 +22,7 @@ pub const QUICK_CHECK_MAX_BYTES: u64 = 8 * 1024 * 1024;
 pub const BUSY_TIMEOUT_MS: u64 = 5_000;
 /// Rows of one page of any list.
 pub const MAX_PAGE_ROWS: i64 = 1_000;
-/// Outbox rows of one account that may be neither sent nor given up.
+/// Outbox rows of one account that may be queued.
 pub const MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT: i64 = 10_000;
 /// Bytes of keys and values that one plugin account may keep, unless the caller sets another bound.
 pub const DEFAULT_KV_BYTES_PER_ACCOUNT: i64 = 16 * 1024 * 1024;

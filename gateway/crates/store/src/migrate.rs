@@ -50,7 +50,9 @@ pub(crate) fn inspect(conn: &Connection, schema: Schema) -> Result<bool> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
     let found: i64 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
     if found != app_id && !(found == 0 && version == 0) {
-        return Err(StoreError::Corrupt { incident: format!("not a {what} database (application id {found:#x})") });
+        return Err(StoreError::Corrupt {
+            incident: format!("not a {what} database (application id {found:#x})"),
+        });
     }
     let known = i64::try_from(set.len()).unwrap_or(i64::MAX);
     if version > known {
@@ -65,10 +67,12 @@ pub(crate) fn inspect(conn: &Connection, schema: Schema) -> Result<bool> {
 /// Brings the schema up to date, in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, schema: Schema) -> Result<()> {
     let (set, app_id, what) = schema.set();
-    Migrations::from_slice(set).to_latest(conn).map_err(|e| match e {
-        rusqlite_migration::Error::RusqliteError { err, .. } => StoreError::from(err),
-        other => StoreError::Sql(format!("{what} migration: {other}")),
-    })?;
+    Migrations::from_slice(set)
+        .to_latest(conn)
+        .map_err(|e| match e {
+            rusqlite_migration::Error::RusqliteError { err, .. } => StoreError::from(err),
+            other => StoreError::Sql(format!("{what} migration: {other}")),
+        })?;
     conn.pragma_update(None, "application_id", app_id)?;
     Ok(())
 }
@@ -81,7 +85,9 @@ mod tests {
     #[test]
     fn the_linked_sqlite_is_new_enough_and_an_old_one_is_refused() {
         assert_sqlite_version().unwrap();
-        assert!(matches!(check_version(3_050_002, "3.50.2"), Err(StoreError::Unfit(m)) if m.contains("3.51.3")));
+        assert!(
+            matches!(check_version(3_050_002, "3.50.2"), Err(StoreError::Unfit(m)) if m.contains("3.51.3"))
+        );
     }
 
     #[test]

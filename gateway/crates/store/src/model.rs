@@ -176,7 +176,15 @@ impl RunState {
     }
 
     pub(crate) fn parse(s: &str) -> Option<Self> {
-        [Self::Queued, Self::Running, Self::Ok, Self::Error, Self::Aborted].into_iter().find(|v| v.as_str() == s)
+        [
+            Self::Queued,
+            Self::Running,
+            Self::Ok,
+            Self::Error,
+            Self::Aborted,
+        ]
+        .into_iter()
+        .find(|v| v.as_str() == s)
     }
 
     /// Whether the run has ended.
@@ -305,7 +313,15 @@ impl OutboxState {
 
     /// Reads the word.
     pub fn parse(s: &str) -> Option<Self> {
-        [Self::Queued, Self::Sending, Self::Sent, Self::Unknown, Self::Failed].into_iter().find(|v| v.as_str() == s)
+        [
+            Self::Queued,
+            Self::Sending,
+            Self::Sent,
+            Self::Unknown,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|v| v.as_str() == s)
     }
 }
 

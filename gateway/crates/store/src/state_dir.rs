@@ -8,8 +8,23 @@ use std::path::{Path, PathBuf};
 
 /// File systems whose locks or fsync can't be relied on over the network.
 const NETWORK_FS: &[&str] = &[
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs", "lustre", "beegfs", "fuse.sshfs",
-    "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.ceph",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ncpfs",
+    "afs",
+    "coda",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "beegfs",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "fuse.s3fs",
+    "fuse.rclone",
+    "fuse.ceph",
 ];
 
 /// The open state directory. The lock is held as long as this value (or a clone of the `Arc` around it) lives.
@@ -26,7 +41,9 @@ impl StateDir {
         crate::migrate::assert_sqlite_version()?;
         let path = path.as_ref();
         private_dir(path)?;
-        let path = path.canonicalize().map_err(|e| StoreError::io("resolve", path, &e))?;
+        let path = path
+            .canonicalize()
+            .map_err(|e| StoreError::io("resolve", path, &e))?;
         refuse_network_fs(&path)?;
         let lock_path = path.join("state.lock");
         let mut lock = private_file(&lock_path)?;
@@ -36,8 +53,16 @@ impl StateDir {
                 let mut holder = String::new();
                 let _ = lock.read_to_string(&mut holder);
                 let pid = holder.lines().next().unwrap_or("").trim();
-                let who = if pid.is_empty() { "another process".to_owned() } else { format!("process {pid}") };
-                let stop = if pid.is_empty() { "stop it".to_owned() } else { format!("stop it (kill {pid})") };
+                let who = if pid.is_empty() {
+                    "another process".to_owned()
+                } else {
+                    format!("process {pid}")
+                };
+                let stop = if pid.is_empty() {
+                    "stop it".to_owned()
+                } else {
+                    format!("stop it (kill {pid})")
+                };
                 return Err(StoreError::Locked(format!(
                     "the state directory {} is in use by {who}: {stop}, talk to it with `gateway call`, or choose another --state-dir",
                     path.display()
@@ -66,7 +91,10 @@ impl StateDir {
 
 /// Makes a directory that only its owner can enter, whatever the umask is; narrows one that is there.
 pub(crate) fn private_dir(path: &Path) -> Result<()> {
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
+    if let Some(parent) = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty() && !p.exists())
+    {
         std::fs::create_dir_all(parent).map_err(|e| StoreError::io("create", parent, &e))?;
     }
     let made = match DirBuilder::new().mode(0o700).create(path) {
@@ -76,13 +104,21 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
     };
     let meta = std::fs::metadata(path).map_err(|e| StoreError::io("look at", path, &e))?;
     if !meta.is_dir() {
-        return Err(StoreError::Unfit(format!("{} is not a directory", path.display())));
+        return Err(StoreError::Unfit(format!(
+            "{} is not a directory",
+            path.display()
+        )));
     }
     if meta.permissions().mode() & 0o777 != 0o700 {
-        std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|e| StoreError::io("make private", path, &e))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(|e| StoreError::io("make private", path, &e))?;
     }
     if made && let Some(parent) = path.parent() {
-        sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+        sync_dir(if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        })?;
     }
     Ok(())
 }
@@ -97,9 +133,14 @@ pub(crate) fn private_file(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(path)
         .map_err(|e| StoreError::io("open", path, &e))?;
-    let mode = file.metadata().map_err(|e| StoreError::io("look at", path, &e))?.permissions().mode();
+    let mode = file
+        .metadata()
+        .map_err(|e| StoreError::io("look at", path, &e))?
+        .permissions()
+        .mode();
     if mode & 0o777 != 0o600 {
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(|e| StoreError::io("make private", path, &e))?;
+        file.set_permissions(Permissions::from_mode(0o600))
+            .map_err(|e| StoreError::io("make private", path, &e))?;
     }
     Ok(file)
 }
@@ -109,7 +150,9 @@ pub(crate) fn write_private_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let tmp = dir.join(format!(".tmp-{}", random_name()?));
     let written = private_file(&tmp).and_then(|mut f| {
-        f.write_all(bytes).and_then(|()| f.sync_all()).map_err(|e| StoreError::io("write", &tmp, &e))?;
+        f.write_all(bytes)
+            .and_then(|()| f.sync_all())
+            .map_err(|e| StoreError::io("write", &tmp, &e))?;
         std::fs::rename(&tmp, path).map_err(|e| StoreError::io("rename to", path, &e))
     });
     if let Err(e) = written {
@@ -121,7 +164,9 @@ pub(crate) fn write_private_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
-    File::open(path).and_then(|d| d.sync_all()).map_err(|e| StoreError::io("sync", path, &e))
+    File::open(path)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| StoreError::io("sync", path, &e))
 }
 
 /// 16 random characters of `[a-z0-9]` (82 bits).
@@ -132,14 +177,22 @@ pub(crate) fn random_name() -> Result<String> {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).map_err(|e| StoreError::Io(format!("random numbers: {e}")))?;
         // 252 is the largest multiple of 36 below 256: no letter is likelier than another.
-        name.extend(bytes.iter().filter(|b| **b < 252).take(16 - name.len()).map(|b| char::from(ALPHABET[usize::from(b % 36)])));
+        name.extend(
+            bytes
+                .iter()
+                .filter(|b| **b < 252)
+                .take(16 - name.len())
+                .map(|b| char::from(ALPHABET[usize::from(b % 36)])),
+        );
     }
     Ok(name)
 }
 
 fn refuse_network_fs(path: &Path) -> Result<()> {
     // Linux only; elsewhere the table is missing and nothing is refused.
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return Ok(()) };
+    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else {
+        return Ok(());
+    };
     match network_fs(&table, path) {
         None => Ok(()),
         Some(fs) => Err(StoreError::Unfit(format!(
@@ -154,15 +207,21 @@ fn network_fs(mountinfo: &str, path: &Path) -> Option<String> {
     let mut best: Option<(usize, &str)> = None;
     for line in mountinfo.lines() {
         let mut halves = line.splitn(2, " - ");
-        let (Some(left), Some(right)) = (halves.next(), halves.next()) else { continue };
-        let (Some(point), Some(fs)) = (left.split(' ').nth(4), right.split(' ').next()) else { continue };
+        let (Some(left), Some(right)) = (halves.next(), halves.next()) else {
+            continue;
+        };
+        let (Some(point), Some(fs)) = (left.split(' ').nth(4), right.split(' ').next()) else {
+            continue;
+        };
         let point = point.replace("\\040", " ");
         // Later lines cover earlier ones of the same length.
         if path.starts_with(&point) && best.is_none_or(|(len, _)| point.len() >= len) {
             best = Some((point.len(), fs));
         }
     }
-    best.map(|(_, fs)| fs).filter(|fs| NETWORK_FS.contains(fs)).map(str::to_owned)
+    best.map(|(_, fs)| fs)
+        .filter(|fs| NETWORK_FS.contains(fs))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -176,16 +235,25 @@ mod tests {
                      40 22 0:40 / /srv/share rw - nfs4 host:/x rw\n\
                      41 40 8:2 / /srv/share/local\\040disk rw - ext4 /dev/sdb1 rw\n";
         assert_eq!(network_fs(table, Path::new("/var/lib")), None);
-        assert_eq!(network_fs(table, Path::new("/srv/share/gateway")).as_deref(), Some("nfs4"));
+        assert_eq!(
+            network_fs(table, Path::new("/srv/share/gateway")).as_deref(),
+            Some("nfs4")
+        );
         assert_eq!(network_fs(table, Path::new("/srv/shared")), None);
-        assert_eq!(network_fs(table, Path::new("/srv/share/local disk/g")), None);
+        assert_eq!(
+            network_fs(table, Path::new("/srv/share/local disk/g")),
+            None
+        );
     }
 
     #[test]
     fn random_names_have_the_shape_and_differ() {
         let a = random_name().unwrap();
         assert_eq!(a.len(), 16);
-        assert!(a.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()));
+        assert!(
+            a.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        );
         assert_ne!(a, random_name().unwrap());
     }
 }

@@ -1,8 +1,9 @@
 //! One tenant's database: opening, group commit, snapshot reads, quarantine.
 
 use crate::limits::{
-    BUSY_TIMEOUT_MS, CHECKPOINT_PAGES, MAX_IDLE_READERS_PER_TENANT, MAX_KEPT_WAL_BYTES, MAX_QUEUED_WRITES_PER_TENANT,
-    MAX_WRITES_PER_COMMIT, QUICK_CHECK_MAX_BYTES,
+    BUSY_TIMEOUT_MS, CHECKPOINT_PAGES, MAX_IDLE_READERS_PER_TENANT, MAX_KEPT_WAL_BYTES,
+    MAX_LOG_CHECKPOINTS, MAX_QUEUED_WRITES_PER_TENANT, MAX_WRITES_PER_COMMIT,
+    QUICK_CHECK_MAX_BYTES, RESTART_LOG_WAIT_MS,
 };
 use crate::migrate::{self, Schema};
 use crate::repo::{Read, Write};
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -44,12 +46,19 @@ pub enum SyncMode {
 
 impl SyncMode {
     pub(crate) fn apply(self, conn: &Connection) -> Result<()> {
-        let mode: String = conn.pragma_update_and_check(None, "journal_mode", "wal", |r| r.get(0))?;
+        let mode: String =
+            conn.pragma_update_and_check(None, "journal_mode", "wal", |r| r.get(0))?;
         // A database in memory has no log.
         if mode != "wal" && mode != "memory" {
-            return Err(StoreError::Unfit(format!("SQLite could not switch to its write-ahead log (it says {mode})")));
+            return Err(StoreError::Unfit(format!(
+                "SQLite could not switch to its write-ahead log (it says {mode})"
+            )));
         }
-        conn.pragma_update(None, "synchronous", if self == Self::Full { "FULL" } else { "OFF" })?;
+        conn.pragma_update(
+            None,
+            "synchronous",
+            if self == Self::Full { "FULL" } else { "OFF" },
+        )?;
         Ok(())
     }
 }
@@ -60,7 +69,9 @@ pub struct TenantDb(Arc<Inner>);
 
 impl std::fmt::Debug for TenantDb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TenantDb").field("tenant", &self.0.id).finish_non_exhaustive()
+        f.debug_struct("TenantDb")
+            .field("tenant", &self.0.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,6 +87,8 @@ pub(crate) struct Inner {
     // Readers are dropped before the writer: the last connection to close checkpoints, and only the writer may write.
     readers: Mutex<Vec<Connection>>,
     writer: Mutex<Option<Connection>>,
+    /// Whether the writer is open.
+    opened: AtomicBool,
     health: Mutex<Health>,
 }
 
@@ -100,10 +113,23 @@ enum Health {
 impl TenantDb {
     /// A handle of the store in `dir` (made 0700 if missing). Nothing is opened yet: damage and a newer schema are
     /// reported by the first operation, or by [`Self::ensure_open`]. `epoch` comes from [`crate::HostDb::epoch`].
-    pub fn open(dir: impl Into<PathBuf>, id: TenantId, epoch: i64, exec: StoreExec, sync: SyncMode) -> Result<Self> {
+    pub fn open(
+        dir: impl Into<PathBuf>,
+        id: TenantId,
+        epoch: i64,
+        exec: StoreExec,
+        sync: SyncMode,
+    ) -> Result<Self> {
         let dir = dir.into();
         private_dir(&dir)?;
-        Ok(Self::build(Some(dir), id, epoch, exec, sync, CHECKPOINT_PAGES))
+        Ok(Self::build(
+            Some(dir),
+            id,
+            epoch,
+            exec,
+            sync,
+            CHECKPOINT_PAGES,
+        ))
     }
 
     /// As [`Self::open`], with another length of the log (pages of 4 KiB) from which it is checkpointed.
@@ -117,15 +143,36 @@ impl TenantDb {
     ) -> Result<Self> {
         let dir = dir.into();
         private_dir(&dir)?;
-        Ok(Self::build(Some(dir), id, epoch, exec, sync, checkpoint_pages))
+        Ok(Self::build(
+            Some(dir),
+            id,
+            epoch,
+            exec,
+            sync,
+            checkpoint_pages,
+        ))
     }
 
     /// A store in memory, run inline; gone with its last handle. It has no blobs.
     pub fn in_memory(id: TenantId, epoch: i64) -> Self {
-        Self::build(None, id, epoch, StoreExec::Inline, SyncMode::Off, CHECKPOINT_PAGES)
+        Self::build(
+            None,
+            id,
+            epoch,
+            StoreExec::Inline,
+            SyncMode::Off,
+            CHECKPOINT_PAGES,
+        )
     }
 
-    fn build(dir: Option<PathBuf>, id: TenantId, epoch: i64, exec: StoreExec, sync: SyncMode, checkpoint_pages: i64) -> Self {
+    fn build(
+        dir: Option<PathBuf>,
+        id: TenantId,
+        epoch: i64,
+        exec: StoreExec,
+        sync: SyncMode,
+        checkpoint_pages: i64,
+    ) -> Self {
         Self(Arc::new(Inner {
             id,
             dir,
@@ -133,9 +180,15 @@ impl TenantDb {
             exec,
             sync,
             checkpoint_pages,
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), scheduled: false, closed: false, closers: Vec::new() }),
+            queue: Mutex::new(Queue {
+                jobs: VecDeque::new(),
+                scheduled: false,
+                closed: false,
+                closers: Vec::new(),
+            }),
             readers: Mutex::new(Vec::new()),
             writer: Mutex::new(None),
+            opened: AtomicBool::new(false),
             health: Mutex::new(Health::Ok),
         }))
     }
@@ -163,7 +216,11 @@ impl TenantDb {
         F: FnOnce(&mut Write<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, pending) = Pending::channel();
-        let job = Box::new(TypedJob { closure: Some(closure), result: None, answer });
+        let job = Box::new(TypedJob {
+            closure: Some(closure),
+            result: None,
+            answer,
+        });
         match &self.0.exec {
             StoreExec::Inline => {
                 if self.0.queue.lock().closed {
@@ -178,7 +235,9 @@ impl TenantDb {
                         return Pending::ready(Err(StoreError::Closed));
                     }
                     if q.jobs.len() >= MAX_QUEUED_WRITES_PER_TENANT {
-                        return Pending::ready(Err(StoreError::Busy("MAX_QUEUED_WRITES_PER_TENANT")));
+                        return Pending::ready(Err(StoreError::Busy(
+                            "MAX_QUEUED_WRITES_PER_TENANT",
+                        )));
                     }
                     q.jobs.push_back(job);
                     !std::mem::replace(&mut q.scheduled, true)
@@ -273,7 +332,9 @@ impl TenantDb {
     /// empty store. Only for a store that is reported [`StoreError::Corrupt`]. Answers the directory.
     pub fn set_aside(&self) -> Result<PathBuf> {
         let inner = &self.0;
-        let Some(dir) = &inner.dir else { return Err(StoreError::Conflict("a store in memory has no files")) };
+        let Some(dir) = &inner.dir else {
+            return Err(StoreError::Conflict("a store in memory has no files"));
+        };
         let mut writer = inner.writer.lock();
         let mut health = inner.health.lock();
         let Health::Corrupt(StoreError::Corrupt { incident }) = &*health else {
@@ -281,6 +342,7 @@ impl TenantDb {
         };
         let aside = dir.join(format!("corrupt-{incident}"));
         private_dir(&aside)?;
+        inner.opened.store(false, Ordering::Release);
         inner.readers.lock().clear();
         if let Some(conn) = writer.take() {
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -309,7 +371,9 @@ impl TenantDb {
 impl Inner {
     /// A number that is the same for the whole life of the tenant.
     pub(crate) fn shard_hash(&self) -> usize {
-        self.id.as_str().bytes().fold(0usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)))
+        self.id.as_str().bytes().fold(0usize, |h, b| {
+            h.wrapping_mul(31).wrapping_add(usize::from(b))
+        })
     }
 
     /// Commits what waits. Answers whether there is more.
@@ -350,6 +414,7 @@ impl Inner {
 
     fn close_connections(&self) {
         let mut writer = self.writer.lock();
+        self.opened.store(false, Ordering::Release);
         self.readers.lock().clear();
         self.close_writer(&mut writer);
     }
@@ -366,7 +431,9 @@ impl Inner {
     /// Runs the jobs in order, each in a savepoint, commits once, then answers all.
     fn commit(&self, mut jobs: Vec<Box<dyn Job>>) {
         let mut guard = self.writer.lock();
-        let outcome = self.try_commit(&mut guard, &mut jobs).map_err(|e| self.mark(e));
+        let outcome = self
+            .try_commit(&mut guard, &mut jobs)
+            .map_err(|e| self.mark(e));
         let own: Vec<Option<StoreError>> = match outcome {
             Ok(own) => own,
             Err(e) => vec![Some(e); jobs.len()],
@@ -381,14 +448,22 @@ impl Inner {
 
     /// `Err`: nothing was applied. `Ok`: committed; the list holds an error for each job that has to be answered
     /// otherwise than its closure says.
-    fn try_commit(&self, guard: &mut Option<Connection>, jobs: &mut [Box<dyn Job>]) -> Result<Vec<Option<StoreError>>> {
+    fn try_commit(
+        &self,
+        guard: &mut Option<Connection>,
+        jobs: &mut [Box<dyn Job>],
+    ) -> Result<Vec<Option<StoreError>>> {
         match &*self.health.lock() {
             Health::Ok => {}
             Health::Corrupt(e) | Health::Failed(e) => return Err(e.clone()),
         }
         let conn = match guard {
             Some(conn) => conn,
-            None => guard.insert(self.open_writer()?),
+            None => {
+                let conn = guard.insert(self.open_writer()?);
+                self.opened.store(true, Ordering::Release);
+                conn
+            }
         };
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let result = self.run_in_transaction(conn, jobs);
@@ -399,7 +474,11 @@ impl Inner {
         result
     }
 
-    fn run_in_transaction(&self, conn: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<Vec<Option<StoreError>>> {
+    fn run_in_transaction(
+        &self,
+        conn: &Connection,
+        jobs: &mut [Box<dyn Job>],
+    ) -> Result<Vec<Option<StoreError>>> {
         let before = conn.total_changes();
         let mut own = Vec::with_capacity(jobs.len());
         for job in jobs.iter_mut() {
@@ -413,7 +492,9 @@ impl Inner {
                 None => {
                     conn.prepare_cached("RELEASE job")?.execute([])?;
                 }
-                Some(e @ (StoreError::Full | StoreError::Corrupt { .. } | StoreError::Failed { .. })) => return Err(e),
+                Some(
+                    e @ (StoreError::Full | StoreError::Corrupt { .. } | StoreError::Failed { .. }),
+                ) => return Err(e),
                 Some(_) => {
                     conn.prepare_cached("ROLLBACK TO job")?.execute([])?;
                     conn.prepare_cached("RELEASE job")?.execute([])?;
@@ -423,7 +504,8 @@ impl Inner {
         }
         // Nothing changed: no fsync either.
         if conn.total_changes() != before {
-            conn.prepare_cached("UPDATE seal SET commits = commits + 1, epoch = ?1 WHERE id = 1")?.execute([self.epoch])?;
+            conn.prepare_cached("UPDATE seal SET commits = commits + 1, epoch = ?1 WHERE id = 1")?
+                .execute([self.epoch])?;
         }
         conn.prepare_cached("COMMIT")?.execute([])?;
         Ok(own)
@@ -434,16 +516,29 @@ impl Inner {
         if self.dir.is_none() || !matches!(*self.health.lock(), Health::Ok) {
             return;
         }
-        let run = |mode: &str| -> Result<i64> {
+        // Answers how many frames the log has and how many of them are in the database.
+        let run = |mode: &str| -> Result<(i64, i64)> {
             let mut stmt = conn.prepare_cached(mode)?;
-            Ok(stmt.query_row([], |r| r.get(1))?)
+            Ok(stmt.query_row([], |r| Ok((r.get(1)?, r.get(2)?)))?)
         };
-        let done = run("PRAGMA wal_checkpoint(NOOP)").and_then(|pages| {
-            if pages >= self.checkpoint_pages { run("PRAGMA wal_checkpoint(PASSIVE)") } else { Ok(pages) }
-        });
-        match done {
+        let step = || -> Result<()> {
+            let (frames, done) = run("PRAGMA wal_checkpoint(NOOP)")?;
+            if frames - done >= self.checkpoint_pages {
+                run("PRAGMA wal_checkpoint(PASSIVE)")?;
+            }
+            if frames >= self.checkpoint_pages.saturating_mul(MAX_LOG_CHECKPOINTS) {
+                // Readers that always overlap keep the log from starting over, so it would grow for ever. Wait a moment
+                // for them; one that takes longer is left alone, and the next commit tries again.
+                conn.busy_timeout(Duration::from_millis(RESTART_LOG_WAIT_MS))?;
+                let restarted = run("PRAGMA wal_checkpoint(RESTART)");
+                conn.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
+                restarted?;
+            }
+            Ok(())
+        };
+        match step() {
             // No room for the database to grow: the log stays, and the next commit meets the full disk itself.
-            Ok(_) | Err(StoreError::Full | StoreError::Busy(_)) => {}
+            Ok(()) | Err(StoreError::Full | StoreError::Busy(_)) => {}
             Err(e) => {
                 self.mark(e);
             }
@@ -480,23 +575,28 @@ impl Inner {
         let conn = match pooled {
             Some(conn) => conn,
             None => {
-                // The writer opens first: it makes, migrates and checks the files.
                 if self.queue.lock().closed {
                     return Err(StoreError::Closed);
                 }
-                let mut guard = self.writer.lock();
-                if guard.is_none() {
-                    *guard = Some(self.open_writer()?);
+                // The writer opens first: it makes, migrates and checks the files. Once it is open its lock is not
+                // taken, because a commit holds that for the length of an fsync.
+                if !self.opened.load(Ordering::Acquire) {
+                    let mut writer = self.writer.lock();
+                    if writer.is_none() {
+                        *writer = Some(self.open_writer()?);
+                        self.opened.store(true, Ordering::Release);
+                    }
                 }
-                drop(guard);
                 self.open_reader()?
             }
         };
         let result = snapshot(&conn, self.epoch, self.dir.as_deref(), closure);
-        // A closed or released store keeps no reader; the check and the return are one step under the lock.
-        let writer_open = self.writer.try_lock().is_none_or(|w| w.is_some());
         let mut readers = self.readers.lock();
-        if writer_open && readers.len() < MAX_IDLE_READERS_PER_TENANT && conn.is_autocommit() {
+        // A closed or released store keeps no reader. `close_connections` clears the flag before it takes this lock.
+        if self.opened.load(Ordering::Acquire)
+            && readers.len() < MAX_IDLE_READERS_PER_TENANT
+            && conn.is_autocommit()
+        {
             readers.push(conn);
         }
         result
@@ -508,7 +608,10 @@ impl Inner {
 
     fn open_reader(&self) -> Result<Connection> {
         let path = self.db_path().ok_or(StoreError::Closed)?;
-        let conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let conn = Connection::open_with_flags(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         configure(&conn, 64)?;
         conn.pragma_update(None, "cache_size", -512)?;
         Ok(conn)
@@ -531,14 +634,23 @@ impl Inner {
         }
         let wal_path = dir.join(format!("{DB_FILE}-wal"));
         let has_wal = std::fs::metadata(&wal_path).is_ok_and(|m| m.len() > 0);
-        let file_commits = if has_wal && !is_new { commits_without_wal(&path) } else { None };
-        let mut conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let file_commits = if has_wal && !is_new {
+            commits_without_wal(&path)
+        } else {
+            None
+        };
+        let mut conn = Connection::open_with_flags(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
         // Until everything is known to be well, closing must not move the log into the file: the files stay as found.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         configure(&conn, 256)?;
         let empty = migrate::inspect(&conn, Schema::Tenant)?;
         if !empty {
-            let bytes = std::fs::metadata(&path).map(|m| m.len()).map_err(|e| StoreError::io("look at", &path, &e))?;
+            let bytes = std::fs::metadata(&path)
+                .map(|m| m.len())
+                .map_err(|e| StoreError::io("look at", &path, &e))?;
             if bytes <= QUICK_CHECK_MAX_BYTES {
                 let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
                 if verdict != "ok" {
@@ -564,7 +676,11 @@ impl Inner {
     fn check_seal(&self, conn: &Connection, file_commits: Option<i64>) -> Result<()> {
         use rusqlite::OptionalExtension as _;
         let seal: Option<(String, i64, i64)> = conn
-            .query_row("SELECT tenant, commits, epoch FROM seal WHERE id = 1", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+            .query_row(
+                "SELECT tenant, commits, epoch FROM seal WHERE id = 1",
+                [],
+                |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)),
+            )
             .optional()?;
         let Some((tenant, commits, epoch)) = seal else {
             conn.execute(
@@ -574,10 +690,14 @@ impl Inner {
             return Ok(());
         };
         if tenant != self.id.as_str() {
-            return Err(StoreError::Corrupt { incident: "the files are sealed by another tenant".into() });
+            return Err(StoreError::Corrupt {
+                incident: "the files are sealed by another tenant".into(),
+            });
         }
         if file_commits.is_some_and(|n| n > commits) {
-            return Err(StoreError::Corrupt { incident: "the write-ahead log is older than its database".into() });
+            return Err(StoreError::Corrupt {
+                incident: "the write-ahead log is older than its database".into(),
+            });
         }
         if epoch > self.epoch {
             return Err(StoreError::Newer(format!(
@@ -598,7 +718,9 @@ impl Inner {
         let mut health = self.health.lock();
         match &*health {
             Health::Corrupt(known) => return known.clone(),
-            Health::Failed(known) if matches!(e, StoreError::Failed { .. }) => return known.clone(),
+            Health::Failed(known) if matches!(e, StoreError::Failed { .. }) => {
+                return known.clone();
+            }
             _ => {}
         }
         let incident = random_name().unwrap_or_else(|_| "unnumbered".into());
@@ -644,17 +766,28 @@ fn commits_without_wal(path: &Path) -> Option<i64> {
         return None;
     }
     uri.push_str("?immutable=1");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(uri, flags).ok()?;
-    conn.query_row("SELECT commits FROM seal WHERE id = 1", [], |r| r.get(0)).ok()
+    conn.query_row("SELECT commits FROM seal WHERE id = 1", [], |r| r.get(0))
+        .ok()
 }
 
 /// Runs the closure in one read transaction; a panic becomes an error.
-fn snapshot<T>(conn: &Connection, epoch: i64, dir: Option<&Path>, closure: impl FnOnce(&Read<'_>) -> Result<T>) -> Result<T> {
+fn snapshot<T>(
+    conn: &Connection,
+    epoch: i64,
+    dir: Option<&Path>,
+    closure: impl FnOnce(&Read<'_>) -> Result<T>,
+) -> Result<T> {
     conn.prepare_cached("BEGIN")?.execute([])?;
     let read = Read::new(conn, epoch, dir);
-    let result = catch_unwind(AssertUnwindSafe(|| closure(&read))).unwrap_or(Err(StoreError::Panicked));
-    let ended = conn.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+    let result =
+        catch_unwind(AssertUnwindSafe(|| closure(&read))).unwrap_or(Err(StoreError::Panicked));
+    let ended = conn
+        .prepare_cached("COMMIT")
+        .and_then(|mut s| s.execute([]));
     match (result, ended) {
         (Ok(v), Ok(_)) => Ok(v),
         (Err(e), _) => Err(e),

@@ -57,7 +57,9 @@ impl<T> Future for Pending<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.get_mut().0 {
             State::Ready(r) => Poll::Ready(r.take().unwrap_or(Err(StoreError::Closed))),
-            State::Waiting(rx) => Pin::new(rx).poll(cx).map(|r| r.unwrap_or(Err(StoreError::Closed))),
+            State::Waiting(rx) => Pin::new(rx)
+                .poll(cx)
+                .map(|r| r.unwrap_or(Err(StoreError::Closed))),
         }
     }
 }
@@ -134,7 +136,9 @@ pub struct WriterPool {
 
 impl std::fmt::Debug for WriterPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WriterPool").field("writers", &self.shards.len()).finish_non_exhaustive()
+        f.debug_struct("WriterPool")
+            .field("writers", &self.shards.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,13 +156,19 @@ impl WriterPool {
             shards: (0..writers.max(1))
                 .map(|_| {
                     Arc::new(Shard {
-                        queue: Mutex::new(ShardQueue { ready: VecDeque::new(), stop: false }),
+                        queue: Mutex::new(ShardQueue {
+                            ready: VecDeque::new(),
+                            stop: false,
+                        }),
                         wake: Condvar::new(),
                     })
                 })
                 .collect(),
             readers: Arc::new(Readers {
-                queue: Mutex::new(ReadQueue { jobs: VecDeque::new(), stop: false }),
+                queue: Mutex::new(ReadQueue {
+                    jobs: VecDeque::new(),
+                    stop: false,
+                }),
                 wake: Condvar::new(),
             }),
             threads: Mutex::new(Vec::new()),
@@ -166,11 +176,17 @@ impl WriterPool {
         // On an early return the pool is dropped, which stops the threads that were started.
         for (i, shard) in pool.shards.iter().enumerate() {
             let shard = Arc::clone(shard);
-            pool.threads.lock().push(spawn(format!("store-write-{i}"), Box::new(move || shard.run()))?);
+            pool.threads.lock().push(spawn(
+                format!("store-write-{i}"),
+                Box::new(move || shard.run()),
+            )?);
         }
         for i in 0..readers.max(1) {
             let readers = Arc::clone(&pool.readers);
-            pool.threads.lock().push(spawn(format!("store-read-{i}"), Box::new(move || readers.run()))?);
+            pool.threads.lock().push(spawn(
+                format!("store-read-{i}"),
+                Box::new(move || readers.run()),
+            )?);
         }
         Ok(pool)
     }

@@ -5,7 +5,8 @@ use crate::limits::MAX_PAIRING_REQUESTS_PER_ACCOUNT;
 use crate::{ContactRow, NewPairing, PairingRequested, PairingRow, Result, StoreError};
 use rusqlite::{Row, params};
 
-const PAIRING: &str = "code, kind, account, sender_id, display, conversation_json, created_at, expires_at";
+const PAIRING: &str =
+    "code, kind, account, sender_id, display, conversation_json, created_at, expires_at";
 
 fn pairing(r: &Row<'_>) -> rusqlite::Result<PairingRow> {
     Ok(PairingRow {
@@ -61,7 +62,14 @@ impl Read<'_> {
 
 impl Write<'_> {
     /// Approves a sender. `false`: was approved before.
-    pub fn add_contact(&mut self, kind: &str, account: &str, sender_id: &str, display: Option<&str>, now_ms: i64) -> Result<bool> {
+    pub fn add_contact(
+        &mut self,
+        kind: &str,
+        account: &str,
+        sender_id: &str,
+        display: Option<&str>,
+        now_ms: i64,
+    ) -> Result<bool> {
         let n = self.exec(
             "INSERT INTO contacts (kind, account, sender_id, display, created_at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
             params![kind, account, sender_id, display, now_ms],
@@ -71,12 +79,20 @@ impl Write<'_> {
 
     /// Takes an approval back. `false`: there was none.
     pub fn remove_contact(&mut self, kind: &str, account: &str, sender_id: &str) -> Result<bool> {
-        Ok(self.exec("DELETE FROM contacts WHERE kind = ?1 AND account = ?2 AND sender_id = ?3", [kind, account, sender_id])? > 0)
+        Ok(self.exec(
+            "DELETE FROM contacts WHERE kind = ?1 AND account = ?2 AND sender_id = ?3",
+            [kind, account, sender_id],
+        )? > 0)
     }
 
     /// Opens a pairing request of a stranger. A sender has one at a time; an account has at most `cap` (and never more
     /// than [`MAX_PAIRING_REQUESTS_PER_ACCOUNT`]). Requests that ran out make room.
-    pub fn request_pairing(&mut self, p: &NewPairing, cap: i64, now_ms: i64) -> Result<PairingRequested> {
+    pub fn request_pairing(
+        &mut self,
+        p: &NewPairing,
+        cap: i64,
+        now_ms: i64,
+    ) -> Result<PairingRequested> {
         self.exec(
             "DELETE FROM pairing_requests WHERE kind = ?1 AND account = ?2 AND expires_at <= ?3",
             params![p.kind, p.account, now_ms],
@@ -90,7 +106,11 @@ impl Write<'_> {
             return Ok(PairingRequested::Existing(row));
         }
         let n: i64 = self
-            .one("SELECT COUNT(*) FROM pairing_requests WHERE kind = ?1 AND account = ?2", [&p.kind, &p.account], |r| r.get(0))?
+            .one(
+                "SELECT COUNT(*) FROM pairing_requests WHERE kind = ?1 AND account = ?2",
+                [&p.kind, &p.account],
+                |r| r.get(0),
+            )?
             .unwrap_or(0);
         if n >= cap.min(MAX_PAIRING_REQUESTS_PER_ACCOUNT) {
             return Ok(PairingRequested::CapReached);
@@ -102,7 +122,8 @@ impl Write<'_> {
             params![p.code, p.kind, p.account, p.sender_id, p.display, p.conversation_json, now_ms, p.expires_at],
             pairing,
         )?;
-        row.map(PairingRequested::Created).ok_or(StoreError::NotFound)
+        row.map(PairingRequested::Created)
+            .ok_or(StoreError::NotFound)
     }
 
     /// Approves a request by its code: the sender becomes a contact, the code is used up. A code that ran out, was used
@@ -111,7 +132,13 @@ impl Write<'_> {
         let row = self
             .one(&format!("DELETE FROM pairing_requests WHERE code = ?1 AND expires_at > ?2 RETURNING {PAIRING}"), params![code, now_ms], pairing)?
             .ok_or(StoreError::NotFound)?;
-        self.add_contact(&row.kind, &row.account, &row.sender_id, row.display.as_deref(), now_ms)?;
+        self.add_contact(
+            &row.kind,
+            &row.account,
+            &row.sender_id,
+            row.display.as_deref(),
+            now_ms,
+        )?;
         Ok(row)
     }
 

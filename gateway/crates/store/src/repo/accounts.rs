@@ -22,18 +22,32 @@ fn map(r: &Row<'_>) -> rusqlite::Result<AccountRow> {
 impl Read<'_> {
     /// One account's row; `None` if nothing was ever kept.
     pub fn account_state(&self, kind: &str, account: &str) -> Result<Option<AccountRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM accounts WHERE kind = ?1 AND account = ?2"), [kind, account], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM accounts WHERE kind = ?1 AND account = ?2"),
+            [kind, account],
+            map,
+        )
     }
 
     /// All rows.
     pub fn account_states(&self) -> Result<Vec<AccountRow>> {
-        self.all(&format!("SELECT {COLUMNS} FROM accounts ORDER BY kind, account LIMIT ?1"), [crate::limits::MAX_PAGE_ROWS], map)
+        self.all(
+            &format!("SELECT {COLUMNS} FROM accounts ORDER BY kind, account LIMIT ?1"),
+            [crate::limits::MAX_PAGE_ROWS],
+            map,
+        )
     }
 }
 
 impl Write<'_> {
     /// Sets or clears the time at which the guest wants to be woken.
-    pub fn set_account_wake(&mut self, kind: &str, account: &str, next_wake: Option<i64>, now_ms: i64) -> Result<()> {
+    pub fn set_account_wake(
+        &mut self,
+        kind: &str,
+        account: &str,
+        next_wake: Option<i64>,
+        now_ms: i64,
+    ) -> Result<()> {
         self.exec(
             "INSERT INTO accounts (kind, account, next_wake, updated_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO UPDATE SET next_wake = excluded.next_wake, updated_at = excluded.updated_at",
@@ -43,7 +57,13 @@ impl Write<'_> {
     }
 
     /// Sets or clears what the guest saved.
-    pub fn set_account_guest_state(&mut self, kind: &str, account: &str, state: Option<&[u8]>, now_ms: i64) -> Result<()> {
+    pub fn set_account_guest_state(
+        &mut self,
+        kind: &str,
+        account: &str,
+        state: Option<&[u8]>,
+        now_ms: i64,
+    ) -> Result<()> {
         if state.is_some_and(|s| s.len() > MAX_GUEST_STATE_BYTES) {
             return Err(StoreError::Limit("MAX_GUEST_STATE_BYTES"));
         }
@@ -56,7 +76,13 @@ impl Write<'_> {
     }
 
     /// Starts, stops, or follows the configuration (`None`).
-    pub fn set_account_enabled(&mut self, kind: &str, account: &str, enabled: Option<bool>, now_ms: i64) -> Result<()> {
+    pub fn set_account_enabled(
+        &mut self,
+        kind: &str,
+        account: &str,
+        enabled: Option<bool>,
+        now_ms: i64,
+    ) -> Result<()> {
         self.exec(
             "INSERT INTO accounts (kind, account, enabled, updated_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO UPDATE SET enabled = excluded.enabled, updated_at = excluded.updated_at",
@@ -66,7 +92,13 @@ impl Write<'_> {
     }
 
     /// Sets or clears the last error.
-    pub fn set_account_error(&mut self, kind: &str, account: &str, error: Option<&str>, now_ms: i64) -> Result<()> {
+    pub fn set_account_error(
+        &mut self,
+        kind: &str,
+        account: &str,
+        error: Option<&str>,
+        now_ms: i64,
+    ) -> Result<()> {
         self.exec(
             "INSERT INTO accounts (kind, account, last_error, updated_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO UPDATE SET last_error = excluded.last_error, updated_at = excluded.updated_at",

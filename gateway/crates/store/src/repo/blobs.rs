@@ -19,7 +19,8 @@ pub struct BlobId(String);
 impl BlobId {
     /// Reads an id; `None` unless it is 64 lower-case hex digits (so it can't leave the directory).
     pub fn parse(s: &str) -> Option<Self> {
-        (s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))).then(|| Self(s.to_owned()))
+        (s.len() == 64 && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+            .then(|| Self(s.to_owned()))
     }
 
     /// The id of these bytes.
@@ -39,21 +40,34 @@ impl BlobId {
     }
 
     fn path(&self, tenant_dir: &Path) -> PathBuf {
-        tenant_dir.join("blobs").join(&self.0[..2]).join(&self.0[2..])
+        tenant_dir
+            .join("blobs")
+            .join(&self.0[..2])
+            .join(&self.0[2..])
     }
 }
 
 impl Read<'_> {
     /// How many references a blob has.
     pub fn blob_refs(&self, id: &BlobId) -> Result<i64> {
-        Ok(self.one("SELECT refs FROM blobs WHERE sha256 = ?1", [id.as_str()], |r| r.get(0))?.unwrap_or(0))
+        Ok(self
+            .one(
+                "SELECT refs FROM blobs WHERE sha256 = ?1",
+                [id.as_str()],
+                |r| r.get(0),
+            )?
+            .unwrap_or(0))
     }
 }
 
 impl Write<'_> {
     /// Adds a reference. [`StoreError::NotFound`] if the file is not there: put it (again) first.
     pub fn ref_blob(&mut self, id: &BlobId, now_ms: i64) -> Result<()> {
-        let size = self.dir.and_then(|d| std::fs::metadata(id.path(d)).ok()).ok_or(StoreError::NotFound)?.len();
+        let size = self
+            .dir
+            .and_then(|d| std::fs::metadata(id.path(d)).ok())
+            .ok_or(StoreError::NotFound)?
+            .len();
         self.exec(
             "INSERT INTO blobs (sha256, size, refs, created_at) VALUES (?1, ?2, 1, ?3) ON CONFLICT DO UPDATE SET refs = refs + 1",
             params![id.as_str(), i64::try_from(size).unwrap_or(i64::MAX), now_ms],
@@ -63,7 +77,10 @@ impl Write<'_> {
 
     /// Takes a reference away. [`StoreError::NotFound`] if there is none.
     pub fn unref_blob(&mut self, id: &BlobId) -> Result<()> {
-        match self.exec("UPDATE blobs SET refs = refs - 1 WHERE sha256 = ?1 AND refs > 0", [id.as_str()])? {
+        match self.exec(
+            "UPDATE blobs SET refs = refs - 1 WHERE sha256 = ?1 AND refs > 0",
+            [id.as_str()],
+        )? {
             0 => Err(StoreError::NotFound),
             _ => Ok(()),
         }
@@ -97,11 +114,16 @@ impl TenantDb {
             let path = id.path(dir);
             let bytes = match std::fs::read(&path) {
                 Ok(b) => b,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NotFound),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::NotFound);
+                }
                 Err(e) => return Err(StoreError::io("read", &path, &e)),
             };
             if BlobId::of(&bytes) != id {
-                return Err(StoreError::Io(format!("{} does not have its hash", path.display())));
+                return Err(StoreError::Io(format!(
+                    "{} does not have its hash",
+                    path.display()
+                )));
             }
             Ok(bytes)
         })
@@ -130,7 +152,10 @@ impl TenantDb {
         })
     }
 
-    fn file_job<T: Send + 'static>(&self, job: impl FnOnce(&Path) -> Result<T> + Send + 'static) -> Pending<T> {
+    fn file_job<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Path) -> Result<T> + Send + 'static,
+    ) -> Pending<T> {
         let Some(dir) = self.dir().map(Path::to_owned) else {
             return Pending::ready(Err(StoreError::Conflict("a store in memory has no files")));
         };

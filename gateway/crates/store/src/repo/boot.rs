@@ -21,12 +21,20 @@ fn map(r: &Row<'_>) -> rusqlite::Result<BootRow> {
 impl Read<'_> {
     /// One run of a script.
     pub fn get_boot_run(&self, script_id: &str, boot_id: &str) -> Result<Option<BootRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM boot_runs WHERE script_id = ?1 AND boot_id = ?2"), [script_id, boot_id], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM boot_runs WHERE script_id = ?1 AND boot_id = ?2"),
+            [script_id, boot_id],
+            map,
+        )
     }
 
     /// The newest runs.
     pub fn list_boot_runs(&self, limit: i64) -> Result<Vec<BootRow>> {
-        self.all(&format!("SELECT {COLUMNS} FROM boot_runs ORDER BY started_at DESC LIMIT ?1"), [page_limit(limit)], map)
+        self.all(
+            &format!("SELECT {COLUMNS} FROM boot_runs ORDER BY started_at DESC LIMIT ?1"),
+            [page_limit(limit)],
+            map,
+        )
     }
 }
 
@@ -55,7 +63,11 @@ impl Write<'_> {
             "UPDATE boot_runs SET state = ?3, error = ?4, log = ?5, ended_at = ?6 WHERE script_id = ?1 AND boot_id = ?2",
             params![script_id, boot_id, state, error, log, now_ms],
         )?;
-        if n == 0 { Err(StoreError::NotFound) } else { Ok(()) }
+        if n == 0 {
+            Err(StoreError::NotFound)
+        } else {
+            Ok(())
+        }
     }
 
     /// Keeps the newest `keep` runs. Answers how many went.

@@ -27,16 +27,24 @@ impl Read<'_> {
     /// Ids of the oldest and the newest change that are kept. A reader whose position is older than the first has
     /// missed some and must start over.
     pub fn event_bounds(&self) -> Result<Option<(i64, i64)>> {
-        let bounds = self.one("SELECT (SELECT MIN(id) FROM events), (SELECT MAX(id) FROM events)", [], |r| {
-            Ok((r.get::<_, Option<i64>>(0)?, r.get::<_, Option<i64>>(1)?))
-        })?;
+        let bounds = self.one(
+            "SELECT (SELECT MIN(id) FROM events), (SELECT MAX(id) FROM events)",
+            [],
+            |r| Ok((r.get::<_, Option<i64>>(0)?, r.get::<_, Option<i64>>(1)?)),
+        )?;
         Ok(bounds.and_then(|(a, b)| a.zip(b)))
     }
 }
 
 impl Write<'_> {
     /// Writes a change with this epoch. Answers its id.
-    pub fn append_event(&mut self, kind: &str, session_key: Option<&str>, payload_json: &str, now_ms: i64) -> Result<i64> {
+    pub fn append_event(
+        &mut self,
+        kind: &str,
+        session_key: Option<&str>,
+        payload_json: &str,
+        now_ms: i64,
+    ) -> Result<i64> {
         self.one(
             "INSERT INTO events (epoch, ts, kind, session_key, payload_json) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id",
             params![self.epoch(), now_ms, kind, session_key, payload_json],
@@ -47,9 +55,13 @@ impl Write<'_> {
 
     /// Keeps about the newest `keep` changes; removes at most [`MAX_PRUNED_ROWS`] at once. Answers how many.
     pub fn prune_events(&mut self, keep: i64) -> Result<usize> {
-        let Some((first, last)) = self.event_bounds()? else { return Ok(0) };
+        let Some((first, last)) = self.event_bounds()? else {
+            return Ok(0);
+        };
         // Ids have next to no gaps, so the ids say how many rows there are.
-        let cut = last.saturating_sub(keep.max(0)).min(first.saturating_add(MAX_PRUNED_ROWS - 1));
+        let cut = last
+            .saturating_sub(keep.max(0))
+            .min(first.saturating_add(MAX_PRUNED_ROWS - 1));
         self.exec("DELETE FROM events WHERE id <= ?1", [cut])
     }
 }

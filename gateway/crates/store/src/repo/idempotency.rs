@@ -9,7 +9,13 @@ const OTHER_REQUEST: &str = "idempotency key used for another request";
 
 impl Read<'_> {
     /// The response remembered for this key. The same key with another request hash is a conflict.
-    pub fn recall(&self, scope: &str, key: &str, request_hash: &str, now_ms: i64) -> Result<Option<String>> {
+    pub fn recall(
+        &self,
+        scope: &str,
+        key: &str,
+        request_hash: &str,
+        now_ms: i64,
+    ) -> Result<Option<String>> {
         let found = self.one(
             "SELECT request_hash, response FROM idempotency WHERE scope = ?1 AND key = ?2 AND expires_at > ?3",
             params![scope, key, now_ms],
@@ -26,7 +32,14 @@ impl Read<'_> {
 impl Write<'_> {
     /// Remembers a response for [`IDEMPOTENCY_TTL_MS`], or answers the one that is remembered. The same key with another
     /// request hash is a conflict.
-    pub fn remember(&mut self, scope: &str, key: &str, request_hash: &str, response: &str, now_ms: i64) -> Result<Remembered> {
+    pub fn remember(
+        &mut self,
+        scope: &str,
+        key: &str,
+        request_hash: &str,
+        response: &str,
+        now_ms: i64,
+    ) -> Result<Remembered> {
         if response.len() > MAX_IDEMPOTENT_RESPONSE_BYTES {
             return Err(StoreError::Limit("MAX_IDEMPOTENT_RESPONSE_BYTES"));
         }
@@ -46,7 +59,10 @@ impl Write<'_> {
         if response.len() > MAX_IDEMPOTENT_RESPONSE_BYTES {
             return Err(StoreError::Limit("MAX_IDEMPOTENT_RESPONSE_BYTES"));
         }
-        match self.exec("UPDATE idempotency SET response = ?3 WHERE scope = ?1 AND key = ?2", [scope, key, response])? {
+        match self.exec(
+            "UPDATE idempotency SET response = ?3 WHERE scope = ?1 AND key = ?2",
+            [scope, key, response],
+        )? {
             0 => Err(StoreError::NotFound),
             _ => Ok(()),
         }

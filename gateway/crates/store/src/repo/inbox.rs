@@ -7,12 +7,23 @@ use rusqlite::params;
 
 impl Write<'_> {
     /// Remembers a platform's message id; in the same transaction as whatever the message causes.
-    pub fn insert_inbox(&mut self, kind: &str, account: &str, conversation: &str, platform_id: &str, now_ms: i64) -> Result<InboxOutcome> {
+    pub fn insert_inbox(
+        &mut self,
+        kind: &str,
+        account: &str,
+        conversation: &str,
+        platform_id: &str,
+        now_ms: i64,
+    ) -> Result<InboxOutcome> {
         let n = self.exec(
             "INSERT INTO inbox (kind, account, conversation, platform_id, received_at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
             params![kind, account, conversation, platform_id, now_ms],
         )?;
-        Ok(if n == 0 { InboxOutcome::Duplicate } else { InboxOutcome::Inserted })
+        Ok(if n == 0 {
+            InboxOutcome::Duplicate
+        } else {
+            InboxOutcome::Inserted
+        })
     }
 
     /// Forgets ids older than `keep_ms` (never less than [`MIN_INBOX_KEEP_MS`]), at most [`MAX_PRUNED_ROWS`] at once.

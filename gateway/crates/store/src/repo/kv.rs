@@ -8,11 +8,21 @@ use rusqlite::params;
 impl Read<'_> {
     /// A value.
     pub fn kv_get(&self, plugin: &str, account: &str, key: &str) -> Result<Option<Vec<u8>>> {
-        self.one("SELECT value FROM kv WHERE plugin = ?1 AND account = ?2 AND key = ?3", [plugin, account, key], |r| r.get(0))
+        self.one(
+            "SELECT value FROM kv WHERE plugin = ?1 AND account = ?2 AND key = ?3",
+            [plugin, account, key],
+            |r| r.get(0),
+        )
     }
 
     /// Keys that start with `prefix`, in byte order.
-    pub fn kv_list(&self, plugin: &str, account: &str, prefix: &str, limit: i64) -> Result<Vec<String>> {
+    pub fn kv_list(
+        &self,
+        plugin: &str,
+        account: &str,
+        prefix: &str,
+        limit: i64,
+    ) -> Result<Vec<String>> {
         // The index gives the first key not below the prefix; the page ends at the first key without it.
         let mut keys: Vec<String> = self.all(
             "SELECT key FROM kv WHERE plugin = ?1 AND account = ?2 AND key >= ?3 ORDER BY key LIMIT ?4",
@@ -27,7 +37,11 @@ impl Read<'_> {
 
     /// Bytes of keys and values that an account keeps.
     pub fn kv_usage(&self, plugin: &str, account: &str) -> Result<i64> {
-        let n = self.one("SELECT bytes FROM kv_usage WHERE plugin = ?1 AND account = ?2", [plugin, account], |r| r.get(0))?;
+        let n = self.one(
+            "SELECT bytes FROM kv_usage WHERE plugin = ?1 AND account = ?2",
+            [plugin, account],
+            |r| r.get(0),
+        )?;
         Ok(n.unwrap_or(0))
     }
 }
@@ -35,7 +49,14 @@ impl Read<'_> {
 impl Write<'_> {
     /// Sets a value. `quota_bytes` bounds keys and values of this plugin account together; what does not fit is refused
     /// and changes nothing.
-    pub fn kv_set(&mut self, plugin: &str, account: &str, key: &str, value: &[u8], quota_bytes: i64) -> Result<()> {
+    pub fn kv_set(
+        &mut self,
+        plugin: &str,
+        account: &str,
+        key: &str,
+        value: &[u8],
+        quota_bytes: i64,
+    ) -> Result<()> {
         if key.len() > MAX_KV_KEY_BYTES {
             return Err(StoreError::Limit("MAX_KV_KEY_BYTES"));
         }
@@ -57,7 +78,10 @@ impl Write<'_> {
     /// Removes a value. `false`: there was none.
     pub fn kv_delete(&mut self, plugin: &str, account: &str, key: &str) -> Result<bool> {
         let old = self.entry_bytes(plugin, account, key)?;
-        let gone = self.exec("DELETE FROM kv WHERE plugin = ?1 AND account = ?2 AND key = ?3", [plugin, account, key])? > 0;
+        let gone = self.exec(
+            "DELETE FROM kv WHERE plugin = ?1 AND account = ?2 AND key = ?3",
+            [plugin, account, key],
+        )? > 0;
         if gone {
             self.add_usage(plugin, account, -old)?;
         }

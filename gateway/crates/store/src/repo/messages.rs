@@ -30,18 +30,32 @@ impl Read<'_> {
     /// A page of the present transcript, oldest first within the page: the newest `limit` messages before `before_seq`
     /// (without it: the newest of all) after skipping `offset`. `total` is the length of the transcript. An unknown
     /// session has an empty page.
-    pub fn history(&self, key: &str, limit: i64, before_seq: Option<i64>, offset: i64) -> Result<Page<MessageRow>> {
+    pub fn history(
+        &self,
+        key: &str,
+        limit: i64,
+        before_seq: Option<i64>,
+        offset: i64,
+    ) -> Result<Page<MessageRow>> {
         let Some((session_id, total)) = self.one(
             "SELECT session_id, message_count FROM sessions WHERE key = ?1 AND deleted = 0",
             [key],
             |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)),
         )?
         else {
-            return Ok(Page { items: Vec::new(), has_more: false, total: Some(0) });
+            return Ok(Page {
+                items: Vec::new(),
+                has_more: false,
+                total: Some(0),
+            });
         };
         let limit = page_limit(limit);
         let before = before_seq.unwrap_or(i64::MAX);
-        let items = self.all(HISTORY, params![key, session_id, before, limit + 1, offset.max(0)], map)?;
+        let items = self.all(
+            HISTORY,
+            params![key, session_id, before, limit + 1, offset.max(0)],
+            map,
+        )?;
         let mut page = page(items, limit, Some(total));
         page.items.reverse();
         Ok(page)
@@ -49,19 +63,33 @@ impl Read<'_> {
 
     /// Length of the present transcript; 0 for an unknown session.
     pub fn count_messages(&self, key: &str) -> Result<i64> {
-        let n = self.one("SELECT message_count FROM sessions WHERE key = ?1 AND deleted = 0", [key], |r| r.get(0))?;
+        let n = self.one(
+            "SELECT message_count FROM sessions WHERE key = ?1 AND deleted = 0",
+            [key],
+            |r| r.get(0),
+        )?;
         Ok(n.unwrap_or(0))
     }
 
     /// A message by its id.
     pub fn get_message(&self, id: &str) -> Result<Option<MessageRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"), [id], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM messages WHERE id = ?1"),
+            [id],
+            map,
+        )
     }
 
     /// A message by its idempotency key.
-    pub fn find_message(&self, session_key: &str, idempotency_key: &str) -> Result<Option<MessageRow>> {
+    pub fn find_message(
+        &self,
+        session_key: &str,
+        idempotency_key: &str,
+    ) -> Result<Option<MessageRow>> {
         self.one(
-            &format!("SELECT {COLUMNS} FROM messages WHERE session_key = ?1 AND idempotency_key = ?2"),
+            &format!(
+                "SELECT {COLUMNS} FROM messages WHERE session_key = ?1 AND idempotency_key = ?2"
+            ),
             [session_key, idempotency_key],
             map,
         )
@@ -78,7 +106,10 @@ impl Write<'_> {
         if let Some(k) = &m.idempotency_key
             && let Some(row) = self.find_message(&m.session_key, k)?
         {
-            return Ok(Appended { row, duplicate: true });
+            return Ok(Appended {
+                row,
+                duplicate: true,
+            });
         }
         let (session_id, seq): (String, i64) = self
             .one(
@@ -105,6 +136,9 @@ impl Write<'_> {
             created_at: now_ms,
             meta_json: m.meta_json.clone(),
         };
-        Ok(Appended { row, duplicate: false })
+        Ok(Appended {
+            row,
+            duplicate: false,
+        })
     }
 }

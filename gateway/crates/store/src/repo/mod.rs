@@ -33,13 +33,17 @@ pub struct Write<'c>(Read<'c>);
 
 impl std::fmt::Debug for Read<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Read").field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Read")
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Write<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Write").field("epoch", &self.0.epoch).finish_non_exhaustive()
+        f.debug_struct("Write")
+            .field("epoch", &self.0.epoch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -57,12 +61,25 @@ impl<'c> Read<'c> {
         Ok(self.conn.prepare_cached(sql)?)
     }
 
-    fn one<T>(&self, sql: &str, p: impl Params, map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>> {
+    fn one<T>(
+        &self,
+        sql: &str,
+        p: impl Params,
+        map: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>> {
         Ok(self.stmt(sql)?.query_row(p, map).optional()?)
     }
 
-    fn all<T>(&self, sql: &str, p: impl Params, map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
-        Ok(self.stmt(sql)?.query_map(p, map)?.collect::<rusqlite::Result<Vec<T>>>()?)
+    fn all<T>(
+        &self,
+        sql: &str,
+        p: impl Params,
+        map: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        Ok(self
+            .stmt(sql)?
+            .query_map(p, map)?
+            .collect::<rusqlite::Result<Vec<T>>>()?)
     }
 }
 
@@ -95,10 +112,17 @@ fn page<T>(mut items: Vec<T>, limit: i64, total: Option<i64>) -> Page<T> {
     let limit = usize::try_from(limit).unwrap_or(0);
     let has_more = items.len() > limit;
     items.truncate(limit);
-    Page { items, has_more, total }
+    Page {
+        items,
+        has_more,
+        total,
+    }
 }
 
 /// The error of a word in a state column that no version of this gateway writes.
 fn bad_word(column: usize) -> rusqlite::Error {
     rusqlite::Error::InvalidColumnType(column, "state".into(), rusqlite::types::Type::Text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,10 @@
 
 use super::{Read, Write, bad_word, page, page_limit};
 use crate::limits::{MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT, MAX_OUTBOX_TEXT_BYTES};
-use crate::{Enqueued, NewOutbox, OutboxFilter, OutboxRecovery, OutboxRow, OutboxState, Page, Result, StoreError};
+use crate::{
+    Enqueued, NewOutbox, OutboxFilter, OutboxRecovery, OutboxRow, OutboxState, Page, Result,
+    StoreError,
+};
 use rusqlite::types::Value;
 use rusqlite::{Row, params, params_from_iter};
 
@@ -42,7 +45,7 @@ fn map(r: &Row<'_>) -> rusqlite::Result<OutboxRow> {
 
 /// Rows that may go out now: due, and (for a creation) the oldest of its conversation that is not created yet, so that
 /// the messages of one conversation keep their order.
-const DUE: &str = "SELECT id FROM outbox o WHERE kind = ?1 AND account = ?2 AND state = 'queued' AND sent_rev < desired_rev AND next_at <= ?3
+pub(super) const DUE: &str = "SELECT id FROM outbox o WHERE kind = ?1 AND account = ?2 AND state = 'queued' AND sent_rev < desired_rev AND next_at <= ?3
      AND (receipt_json IS NOT NULL OR NOT EXISTS (
        SELECT 1 FROM outbox e WHERE e.kind = o.kind AND e.account = o.account AND e.conversation_json = o.conversation_json
          AND e.id < o.id AND e.state IN ('queued', 'sending') AND e.receipt_json IS NULL))
@@ -51,12 +54,20 @@ const DUE: &str = "SELECT id FROM outbox o WHERE kind = ?1 AND account = ?2 AND 
 impl Read<'_> {
     /// A row by its id.
     pub fn get_outbox(&self, id: i64) -> Result<Option<OutboxRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM outbox WHERE id = ?1"), [id], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM outbox WHERE id = ?1"),
+            [id],
+            map,
+        )
     }
 
     /// A row by run and part.
     pub fn find_outbox(&self, run_id: &str, part: i64) -> Result<Option<OutboxRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM outbox WHERE run_id = ?1 AND part = ?2"), params![run_id, part], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM outbox WHERE run_id = ?1 AND part = ?2"),
+            params![run_id, part],
+            map,
+        )
     }
 
     /// A page of rows, newest first.
@@ -114,15 +125,23 @@ impl Write<'_> {
         self.insert_outbox(m, OutboxState::Sending, now_ms)
     }
 
-    fn insert_outbox(&mut self, m: &NewOutbox, state: OutboxState, now_ms: i64) -> Result<Enqueued> {
+    fn insert_outbox(
+        &mut self,
+        m: &NewOutbox,
+        state: OutboxState,
+        now_ms: i64,
+    ) -> Result<Enqueued> {
         if m.text.len() > MAX_OUTBOX_TEXT_BYTES {
             return Err(StoreError::Limit("MAX_OUTBOX_TEXT_BYTES"));
         }
         if let Some(row) = self.find_outbox(&m.run_id, m.part)? {
-            return Ok(Enqueued { row, duplicate: true });
+            return Ok(Enqueued {
+                row,
+                duplicate: true,
+            });
         }
         let full = self.one(
-            "SELECT 1 FROM outbox WHERE kind = ?1 AND account = ?2 AND state IN ('queued', 'sending') LIMIT 1 OFFSET ?3",
+            "SELECT 1 FROM outbox WHERE kind = ?1 AND account = ?2 AND state = 'queued' LIMIT 1 OFFSET ?3",
             params![m.kind, m.account, MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT - 1],
             |_| Ok(()),
         )?;
@@ -154,12 +173,22 @@ impl Write<'_> {
             ],
             map,
         )?;
-        row.map(|row| Enqueued { row, duplicate: false }).ok_or(StoreError::NotFound)
+        row.map(|row| Enqueued {
+            row,
+            duplicate: false,
+        })
+        .ok_or(StoreError::NotFound)
     }
 
     /// Writes a newer text. The revision rises if the text differs; a row that is `sent`, or whose final revision was
     /// set, is a conflict. On a row that is `unknown` or `failed` the text is kept for listings and nothing is sent.
-    pub fn revise_outbox(&mut self, id: i64, text: &str, final_rev: bool, now_ms: i64) -> Result<OutboxRow> {
+    pub fn revise_outbox(
+        &mut self,
+        id: i64,
+        text: &str,
+        final_rev: bool,
+        now_ms: i64,
+    ) -> Result<OutboxRow> {
         if text.len() > MAX_OUTBOX_TEXT_BYTES {
             return Err(StoreError::Limit("MAX_OUTBOX_TEXT_BYTES"));
         }
@@ -172,7 +201,11 @@ impl Write<'_> {
         }
         let desired = row.desired_rev + i64::from(row.text != text);
         // The platform already shows the final text: nothing is left to send.
-        let state = if final_rev && row.state == OutboxState::Queued && row.sent_rev == desired { OutboxState::Sent } else { row.state };
+        let state = if final_rev && row.state == OutboxState::Queued && row.sent_rev == desired {
+            OutboxState::Sent
+        } else {
+            row.state
+        };
         let row = self.one(
             &format!(
                 "UPDATE outbox SET text = ?2, desired_rev = ?3, final_rev = ?4, state = ?5, updated_at = ?6 WHERE id = ?1 RETURNING {COLUMNS}"
@@ -185,13 +218,23 @@ impl Write<'_> {
 
     /// Claims what is due for this epoch: state `sending`, one attempt more. Rows that ran out become `failed` first.
     /// The messages of one conversation are created in order.
-    pub fn claim_due(&mut self, kind: &str, account: &str, now_ms: i64, limit: i64) -> Result<Vec<OutboxRow>> {
+    pub fn claim_due(
+        &mut self,
+        kind: &str,
+        account: &str,
+        now_ms: i64,
+        limit: i64,
+    ) -> Result<Vec<OutboxRow>> {
         self.exec(
             "UPDATE outbox SET state = 'failed', last_error = COALESCE(last_error || '; ', '') || 'expired', updated_at = ?3
              WHERE kind = ?1 AND account = ?2 AND state = 'queued' AND expires_at <= ?3",
             params![kind, account, now_ms],
         )?;
-        let ids: Vec<i64> = self.all(DUE, params![kind, account, now_ms, page_limit(limit)], |r| r.get(0))?;
+        let ids: Vec<i64> = self.all(
+            DUE,
+            params![kind, account, now_ms, page_limit(limit)],
+            |r| r.get(0),
+        )?;
         let mut rows = Vec::with_capacity(ids.len());
         for id in ids {
             let row = self.one(
@@ -209,14 +252,26 @@ impl Write<'_> {
 
     /// The platform has revision `rev`. With the newest revision there and final, the row is `sent`; otherwise it is
     /// queued again, for the edit to the next revision. A receipt of `None` keeps the one that is stored.
-    pub fn record_sent(&mut self, id: i64, rev: i64, receipt_json: Option<&str>, now_ms: i64) -> Result<OutboxRow> {
+    pub fn record_sent(
+        &mut self,
+        id: i64,
+        rev: i64,
+        receipt_json: Option<&str>,
+        now_ms: i64,
+    ) -> Result<OutboxRow> {
         let row = self.claimed(id)?;
         if rev > row.desired_rev || rev < row.sent_rev {
             return Err(StoreError::Conflict("no such revision"));
         }
-        let state = if rev == row.desired_rev && row.final_rev { OutboxState::Sent } else { OutboxState::Queued };
+        let state = if rev == row.desired_rev && row.final_rev {
+            OutboxState::Sent
+        } else {
+            OutboxState::Queued
+        };
         // A message is created once. Where the platform gives no receipt, an empty one says that it was.
-        let receipt = receipt_json.or(row.receipt_json.as_deref()).unwrap_or("null");
+        let receipt = receipt_json
+            .or(row.receipt_json.as_deref())
+            .unwrap_or("null");
         let row = self.one(
             &format!(
                 "UPDATE outbox SET sent_rev = ?2, receipt_json = ?3, state = ?4, next_at = MAX(next_at, ?5), last_error = NULL, updated_at = ?5
@@ -229,16 +284,30 @@ impl Write<'_> {
     }
 
     /// The platform certainly did not take it: queued again for `next_at`, or `failed` if it runs out before.
-    pub fn record_retry(&mut self, id: i64, next_at: i64, error: &str, now_ms: i64) -> Result<OutboxRow> {
+    pub fn record_retry(
+        &mut self,
+        id: i64,
+        next_at: i64,
+        error: &str,
+        now_ms: i64,
+    ) -> Result<OutboxRow> {
         let row = self.claimed(id)?;
-        let state = if next_at >= row.expires_at { OutboxState::Failed } else { OutboxState::Queued };
+        let state = if next_at >= row.expires_at {
+            OutboxState::Failed
+        } else {
+            OutboxState::Queued
+        };
         self.set_outbox(id, state, next_at, error, now_ms)
     }
 
     /// The outcome is lost. A creation becomes `unknown` and is never sent again by itself; an edit is queued again.
     pub fn record_unknown(&mut self, id: i64, error: &str, now_ms: i64) -> Result<OutboxRow> {
         let row = self.claimed(id)?;
-        let state = if row.receipt_json.is_some() { OutboxState::Queued } else { OutboxState::Unknown };
+        let state = if row.receipt_json.is_some() {
+            OutboxState::Queued
+        } else {
+            OutboxState::Unknown
+        };
         self.set_outbox(id, state, row.next_at, error, now_ms)
     }
 
@@ -259,7 +328,11 @@ impl Write<'_> {
         )?;
         let mut done = OutboxRecovery::default();
         for (id, state) in rows {
-            if state == "unknown" { done.unknown.push(id) } else { done.requeued.push(id) }
+            if state == "unknown" {
+                done.unknown.push(id)
+            } else {
+                done.requeued.push(id)
+            }
         }
         Ok(done)
     }
@@ -278,7 +351,9 @@ impl Write<'_> {
         match row {
             Some(r) => Ok(r),
             None if self.get_outbox(id)?.is_none() => Err(StoreError::NotFound),
-            None => Err(StoreError::Conflict("only unknown and failed rows can be queued again")),
+            None => Err(StoreError::Conflict(
+                "only unknown and failed rows can be queued again",
+            )),
         }
     }
 
@@ -302,7 +377,14 @@ impl Write<'_> {
         Ok(row)
     }
 
-    fn set_outbox(&self, id: i64, state: OutboxState, next_at: i64, error: &str, now_ms: i64) -> Result<OutboxRow> {
+    fn set_outbox(
+        &self,
+        id: i64,
+        state: OutboxState,
+        next_at: i64,
+        error: &str,
+        now_ms: i64,
+    ) -> Result<OutboxRow> {
         self.one(
             &format!("UPDATE outbox SET state = ?2, next_at = ?3, last_error = ?4, updated_at = ?5 WHERE id = ?1 RETURNING {COLUMNS}"),
             params![id, state.as_str(), next_at, error, now_ms],

@@ -32,7 +32,11 @@ fn map(r: &Row<'_>) -> rusqlite::Result<RunRow> {
 impl Read<'_> {
     /// A run by its id.
     pub fn get_run(&self, run_id: &str) -> Result<Option<RunRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM runs WHERE run_id = ?1"), [run_id], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM runs WHERE run_id = ?1"),
+            [run_id],
+            map,
+        )
     }
 
     /// Runs that an older epoch left queued or running, in the order of their acceptance (at most
@@ -140,7 +144,10 @@ impl Write<'_> {
 
     /// Names the message that started a run, where it is written after the run.
     pub fn set_run_input(&mut self, run_id: &str, message_id: &str) -> Result<()> {
-        match self.exec("UPDATE runs SET input_message_id = ?2 WHERE run_id = ?1", [run_id, message_id])? {
+        match self.exec(
+            "UPDATE runs SET input_message_id = ?2 WHERE run_id = ?1",
+            [run_id, message_id],
+        )? {
             0 => Err(StoreError::NotFound),
             _ => Ok(()),
         }

@@ -49,19 +49,36 @@ pub(super) fn list_sql(q: &ListQuery, limit: i64) -> (String, Vec<Value>) {
         and("updated_at >= ?", t.into(), &mut sql);
     }
     if let Some(s) = &q.search {
-        let pattern = format!("%{}%", s.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
-        and("(key LIKE ? ESCAPE '\\' OR label LIKE ? ESCAPE '\\' OR display_name LIKE ? ESCAPE '\\')", pattern.into(), &mut sql);
+        let pattern = format!(
+            "%{}%",
+            s.replace('\\', "\\\\")
+                .replace('%', "\\%")
+                .replace('_', "\\_")
+        );
+        and(
+            "(key LIKE ? ESCAPE '\\' OR label LIKE ? ESCAPE '\\' OR display_name LIKE ? ESCAPE '\\')",
+            pattern.into(),
+            &mut sql,
+        );
     }
     values.push((limit + 1).into());
     values.push(q.offset.max(0).into());
-    sql.push_str(&format!(" ORDER BY updated_at DESC, key LIMIT ?{} OFFSET ?{}", values.len() - 1, values.len()));
+    sql.push_str(&format!(
+        " ORDER BY updated_at DESC, key LIMIT ?{} OFFSET ?{}",
+        values.len() - 1,
+        values.len()
+    ));
     (sql, values)
 }
 
 impl Read<'_> {
     /// A session that is not deleted.
     pub fn get_session(&self, key: &str) -> Result<Option<SessionRow>> {
-        self.one(&format!("SELECT {COLUMNS} FROM sessions WHERE key = ?1 AND deleted = 0"), [key], map)
+        self.one(
+            &format!("SELECT {COLUMNS} FROM sessions WHERE key = ?1 AND deleted = 0"),
+            [key],
+            map,
+        )
     }
 
     /// A page of sessions, the most recently changed first. `total` is there unless label, search or time narrow the
@@ -82,8 +99,16 @@ impl Read<'_> {
     /// How many sessions there are, of one agent or of all. Reads one row per agent.
     pub fn count_sessions(&self, agent_id: Option<&str>) -> Result<i64> {
         let sum = match agent_id {
-            Some(a) => self.one("SELECT n FROM session_counts WHERE agent_id = ?1", [a], |r| r.get(0))?,
-            None => self.one("SELECT SUM(n) FROM session_counts", [], |r| r.get::<_, Option<i64>>(0))?.flatten(),
+            Some(a) => self.one(
+                "SELECT n FROM session_counts WHERE agent_id = ?1",
+                [a],
+                |r| r.get(0),
+            )?,
+            None => self
+                .one("SELECT SUM(n) FROM session_counts", [], |r| {
+                    r.get::<_, Option<i64>>(0)
+                })?
+                .flatten(),
         };
         Ok(sum.unwrap_or(0))
     }
@@ -125,7 +150,10 @@ impl Write<'_> {
 
     /// Sets what the session is doing. `false`: no such session.
     pub fn set_session_status(&mut self, key: &str, status: &str) -> Result<bool> {
-        Ok(self.exec("UPDATE sessions SET status = ?2 WHERE key = ?1 AND deleted = 0", [key, status])? > 0)
+        Ok(self.exec(
+            "UPDATE sessions SET status = ?2 WHERE key = ?1 AND deleted = 0",
+            [key, status],
+        )? > 0)
     }
 
     /// Sets or clears label, model and other data of a session (what [`Self::upsert_session`] can't clear).
@@ -149,7 +177,12 @@ impl Write<'_> {
 
     /// Starts an empty transcript under a new id; the old one stays in the database. [`StoreError::NotFound`] if there
     /// is no such session.
-    pub fn reset_session(&mut self, key: &str, new_session_id: &str, now_ms: i64) -> Result<SessionRow> {
+    pub fn reset_session(
+        &mut self,
+        key: &str,
+        new_session_id: &str,
+        now_ms: i64,
+    ) -> Result<SessionRow> {
         self.one(
             &format!(
                 "UPDATE sessions SET session_id = ?2, last_seq = 0, message_count = 0, reset_count = reset_count + 1, status = 'idle',

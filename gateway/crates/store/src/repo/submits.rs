@@ -21,14 +21,25 @@ fn map(r: &Row<'_>) -> rusqlite::Result<SubmitRow> {
 impl Read<'_> {
     /// Requests of an account that wait or are under way.
     pub fn count_submits(&self, kind: &str, account: &str) -> Result<i64> {
-        let n = self.one("SELECT COUNT(*) FROM submits WHERE kind = ?1 AND account = ?2", [kind, account], |r| r.get(0))?;
+        let n = self.one(
+            "SELECT COUNT(*) FROM submits WHERE kind = ?1 AND account = ?2",
+            [kind, account],
+            |r| r.get(0),
+        )?;
         Ok(n.unwrap_or(0))
     }
 }
 
 impl Write<'_> {
     /// Stores a request under the guest's number, which must not be in use. Answers the row id.
-    pub fn insert_submit(&mut self, kind: &str, account: &str, guest_id: u64, request_json: &str, now_ms: i64) -> Result<i64> {
+    pub fn insert_submit(
+        &mut self,
+        kind: &str,
+        account: &str,
+        guest_id: u64,
+        request_json: &str,
+        now_ms: i64,
+    ) -> Result<i64> {
         if self.count_submits(kind, account)? >= MAX_SUBMITS_PER_ACCOUNT {
             return Err(StoreError::Limit("MAX_SUBMITS_PER_ACCOUNT"));
         }
@@ -43,7 +54,12 @@ impl Write<'_> {
 
     /// Claims requests for this epoch, oldest first: those not taken, and those that an older epoch took and did not
     /// finish (`interrupted`: the platform may have seen them).
-    pub fn take_submits(&mut self, kind: &str, account: &str, limit: i64) -> Result<Vec<SubmitRow>> {
+    pub fn take_submits(
+        &mut self,
+        kind: &str,
+        account: &str,
+        limit: i64,
+    ) -> Result<Vec<SubmitRow>> {
         // `RETURNING` shows the new values, so whether it was taken before is read first.
         let rows = self.all(
             "SELECT id, kind, account, guest_id, request_json, taken, attempts + 1, created_at FROM submits
@@ -67,6 +83,9 @@ impl Write<'_> {
 
     /// Removes all requests of an account (it was stopped). Answers how many.
     pub fn drop_submits(&mut self, kind: &str, account: &str) -> Result<usize> {
-        self.exec("DELETE FROM submits WHERE kind = ?1 AND account = ?2", [kind, account])
+        self.exec(
+            "DELETE FROM submits WHERE kind = ?1 AND account = ?2",
+            [kind, account],
+        )
     }
 }
