@@ -8,6 +8,7 @@ mod echo;
 pub mod limits;
 mod openai;
 mod openai_wire;
+mod sse;
 
 use std::sync::Arc;
 use std::time::Duration;

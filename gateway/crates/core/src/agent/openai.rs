@@ -3,15 +3,12 @@
 //! What can fail does so visibly: before the first piece of an answer a request may be sent again (as often and as late as the
 //! server allows it), after it never; a stream that ends without saying why it ended is an error that keeps the text so far.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use eventsource_stream::{EventStreamError, Eventsource};
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, StreamExt};
 use gateway_config::OpenAiSettings;
 use gateway_config::Secret;
 use gateway_egress::{
@@ -24,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::openai_wire::{self as wire, Call, Calls, Chunk, Message};
+use super::sse::{SseFault, SseReader};
 use super::{
     AgentBackend, StopReason, TextTap, Turn, TurnEnd, TurnError, TurnErrorKind, TurnMessage,
     TurnSink, TurnStatus, limits,
@@ -345,20 +343,23 @@ impl OpenAiBackend {
 
     async fn read_events(
         &self,
-        stream: EgressStream,
+        mut stream: EgressStream,
         first_byte_end: Instant,
         round: u32,
         p: &mut Progress<'_>,
     ) -> Result<Answer, Fault> {
-        let mut events = Box::pin(bounded(stream).eventsource());
+        let mut reader = SseReader::new(limits::UPSTREAM_EVENT_MAX_BYTES);
+        let mut events = Vec::new();
         let mut state = Reading::default();
         let mut until = first_byte_end;
         let mut seen = false;
         loop {
-            let event = match timeout_at(until, events.next()).await {
-                Ok(event) => event,
+            let piece = match timeout_at(until, stream.next()).await {
+                Ok(Some(Ok(piece))) => piece,
+                Ok(None) => break,
                 // The text is whole; only the farewell is missing.
-                Err(_) if state.finish.is_some() => break,
+                Ok(Some(Err(_))) | Err(_) if state.finish.is_some() => break,
+                Ok(Some(Err(e))) => return Err(self.while_reading(&e)),
                 Err(_) if seen => {
                     let why = format!(
                         "{} paused for longer than {} ms within its answer",
@@ -369,24 +370,40 @@ impl OpenAiBackend {
                 }
                 Err(_) => return Err(self.no_first_byte()),
             };
-            let event = match event {
-                None => break,
-                Some(Ok(event)) => event,
-                Some(Err(_)) if state.finish.is_some() => break,
-                Some(Err(e)) => return Err(self.broken_stream(e)),
-            };
-            seen = true;
-            until = Instant::now() + self.idle;
-            if event.data == "[DONE]" {
-                state.finish.get_or_insert(StopReason::Stop);
-                let tail = Instant::now() + Duration::from_millis(limits::UPSTREAM_TAIL_MAX_MS);
-                while let Ok(Some(Ok(_))) = timeout_at(tail, events.next()).await {}
-                break;
+            let fault = reader.push(&piece, &mut events).err();
+            for data in events.drain(..) {
+                // Whole events count, not bytes: a server that drips or only sends comments makes no progress.
+                seen = true;
+                until = Instant::now() + self.idle;
+                if data == "[DONE]" {
+                    state.finish.get_or_insert(StopReason::Stop);
+                    // Read to its end, the connection can be used again.
+                    let tail = Instant::now() + Duration::from_millis(limits::UPSTREAM_TAIL_MAX_MS);
+                    while let Ok(Some(Ok(_))) = timeout_at(tail, stream.next()).await {}
+                    return self.finish(state, round, p);
+                }
+                if !data.trim().is_empty() {
+                    self.take(data.as_bytes(), &mut state, p)?;
+                }
             }
-            if event.data.trim().is_empty() {
-                continue;
+            match fault {
+                None => {}
+                Some(_) if state.finish.is_some() => break,
+                Some(SseFault::TooLarge) => {
+                    let why = format!(
+                        "{} sent an event of more than {} bytes",
+                        self.url,
+                        limits::UPSTREAM_EVENT_MAX_BYTES
+                    );
+                    return Err(Fault::new(TurnErrorKind::TooLarge, why));
+                }
+                Some(SseFault::NotText) => {
+                    return Err(Fault::new(
+                        TurnErrorKind::Upstream,
+                        format!("{} sent something that is not text", self.url),
+                    ));
+                }
             }
-            self.take(event.data.as_bytes(), &mut state, p)?;
         }
         self.finish(state, round, p)
     }
@@ -496,24 +513,6 @@ impl OpenAiBackend {
             _ => TurnErrorKind::Upstream,
         };
         Fault::new(kind, e.message.clone())
-    }
-
-    fn broken_stream(&self, e: EventStreamError<StreamFault>) -> Fault {
-        match e {
-            EventStreamError::Transport(StreamFault::Egress(e)) => self.while_reading(&e),
-            EventStreamError::Transport(StreamFault::EventTooLarge) => {
-                let why = format!(
-                    "{} sent an event of more than {} bytes",
-                    self.url,
-                    limits::UPSTREAM_EVENT_MAX_BYTES
-                );
-                Fault::new(TurnErrorKind::TooLarge, why)
-            }
-            _ => Fault::new(
-                TurnErrorKind::Upstream,
-                format!("{} sent something that is not an event stream", self.url),
-            ),
-        }
     }
 
     /// A status other than 200.
@@ -688,71 +687,6 @@ fn header(stream: &EgressStream, name: &str) -> Option<String> {
         .to_str()
         .ok()
         .map(str::to_ascii_lowercase)
-}
-
-/// Why a byte stream ended early.
-#[derive(Debug)]
-enum StreamFault {
-    Egress(EgressError),
-    EventTooLarge,
-}
-
-impl std::fmt::Display for StreamFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Egress(e) => write!(f, "{e}"),
-            Self::EventTooLarge => f.write_str("an event is too large"),
-        }
-    }
-}
-
-impl std::error::Error for StreamFault {}
-
-/// The body, ended with an error where one event is longer than its bound: the parser behind it keeps an event until its end.
-fn bounded(stream: EgressStream) -> Pin<Box<dyn Stream<Item = Result<Bytes, StreamFault>> + Send>> {
-    let mut meter = EventMeter::default();
-    let pieces = stream.into_stream().map(move |piece| {
-        let piece = piece.map_err(StreamFault::Egress)?;
-        if meter.fits(&piece) {
-            Ok(piece)
-        } else {
-            Err(StreamFault::EventTooLarge)
-        }
-    });
-    Box::pin(pieces)
-}
-
-/// Counts the bytes since the last empty line.
-#[derive(Default)]
-struct EventMeter {
-    event: usize,
-    line: usize,
-    after_cr: bool,
-}
-
-impl EventMeter {
-    fn fits(&mut self, piece: &[u8]) -> bool {
-        for byte in piece {
-            let second_half = self.after_cr && *byte == b'\n';
-            self.after_cr = *byte == b'\r';
-            if second_half {
-                continue;
-            }
-            self.event += 1;
-            if matches!(byte, b'\r' | b'\n') {
-                if self.line == 0 {
-                    self.event = 0;
-                }
-                self.line = 0;
-            } else {
-                self.line += 1;
-            }
-            if self.event > limits::UPSTREAM_EVENT_MAX_BYTES {
-                return false;
-            }
-        }
-        true
-    }
 }
 
 #[cfg(test)]
