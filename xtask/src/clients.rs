@@ -27,6 +27,7 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
     }
     let Some(stage) = stage else { return };
     let dir = sh::root().join("tests/clients");
+    let scripts_dir = node_scripts(node);
     let scripts: [(&str, &Path, &str); 6] = [
         (
             "OpenClaw's gateway-client",
@@ -46,7 +47,12 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
     for (name, program, script) in scripts {
         steps.run_counted(name, || {
             let mut cmd = Command::new(program);
-            cmd.arg(dir.join(script)).current_dir(&stage.dir);
+            cmd.arg(if script.ends_with(".mjs") {
+                scripts_dir.join(script)
+            } else {
+                dir.join(script)
+            })
+            .current_dir(&stage.dir);
             cmd.env("URL", &stage.url)
                 .env("TOKEN", &stage.token)
                 .env("PYTHONDONTWRITEBYTECODE", "1");
@@ -74,6 +80,26 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
         "[xtask test] the gateway's log is kept in {}",
         sh::target_dir().join("clients").display()
     );
+}
+
+fn node_scripts(node: &tools::Node) -> PathBuf {
+    node.home.join("checks")
+}
+
+/// Node looks for packages beside the script and above it: the scripts are copied to where the packages are.
+fn copy_scripts(node: &tools::Node) -> Result<()> {
+    let from = sh::root().join("tests/clients");
+    let entries = std::fs::read_dir(&from).map_err(|e| format!("{}: {e}", from.display()))?;
+    for path in entries.flatten().map(|e| e.path()) {
+        if let (true, Some(name)) = (
+            path.extension().is_some_and(|e| e == "mjs"),
+            path.file_name(),
+        ) {
+            let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            sh::write_atomic(&node_scripts(node).join(name), &bytes)?;
+        }
+    }
+    Ok(())
 }
 
 fn path_with(python: &Path) -> std::ffi::OsString {
@@ -106,6 +132,7 @@ impl Drop for Killed {
 
 impl Stage {
     fn start(node: &tools::Node) -> Result<Self> {
+        copy_scripts(node)?;
         let dir = sh::target_dir().join("clients");
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
@@ -169,7 +196,7 @@ impl Stage {
 /// The model double prints its port on the first line.
 fn start_upstream(node: &tools::Node) -> Result<(Killed, u16)> {
     let mut child = Command::new(&node.node)
-        .arg(sh::root().join("tests/clients/slow_upstream.mjs"))
+        .arg(node_scripts(node).join("slow_upstream.mjs"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
