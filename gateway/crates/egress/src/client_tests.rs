@@ -948,7 +948,7 @@ mod tls_checks {
             fails(&plain, public("https://example.com/hidden")).await,
             (ErrorKind::Tls, false)
         );
-        let trusting = egress(&server, &[server.certificate.clone()]);
+        let trusting = egress(&server, std::slice::from_ref(&server.certificate));
         let response = trusting
             .request(public("https://example.com/"), &AtomicBool::new(false))
             .await
@@ -991,7 +991,7 @@ mod tls_checks {
     #[tokio::test]
     async fn a_byte_stream_is_checked_like_a_request() {
         let server = tls_server().await;
-        let egress = egress(&server, &[server.certificate.clone()]);
+        let egress = egress(&server, std::slice::from_ref(&server.certificate));
         let url = Url::parse("https://example.com/").unwrap();
         let within = Duration::from_secs(20);
         let (mut io, peer) = egress

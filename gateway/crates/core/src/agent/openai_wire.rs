@@ -148,7 +148,7 @@ pub(crate) fn messages(system: Option<&str>, history: &[ChatMessage]) -> Vec<Mes
                     .collect();
                 let tools: Vec<Message> = calls
                     .iter()
-                    .filter_map(|c| answered(c))
+                    .filter_map(answered)
                     .map(|(id, text)| Message::Tool {
                         tool_call_id: (*id).to_string(),
                         content: (*text).to_string(),
@@ -464,7 +464,7 @@ fn http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let parts: Vec<&str> = text.trim().split_whitespace().collect();
+    let parts: Vec<&str> = text.split_whitespace().collect();
     let [_, day, month, year, time, "GMT"] = parts.as_slice() else {
         return None;
     };
