@@ -24,10 +24,15 @@ pub struct InitReport {
     pub token_path: PathBuf,
     /// True if it was written now.
     pub token_created: bool,
+    /// The file that holds the signing secret of the webhook account of the fresh configuration.
+    pub webhook_secret_path: PathBuf,
 }
 
-/// Makes a state directory usable: the directory (0700), `gateway.json5` with comments and the token of the tenant
-/// `main` (256 random bits; both 0600). What is already there is left as it is. Each file appears whole or not at all.
+/// Name of the stored secret that the webhook account of [`DEFAULT_CONFIG`] refers to.
+const WEBHOOK_SECRET: &str = "webhook-default-signing";
+
+/// Makes a state directory usable: the directory (0700), `gateway.json5` with comments, the token of the tenant `main`
+/// and, with a fresh configuration, the signing secret of its webhook account (256 random bits each; all 0600). What is already there is left as it is. Each file appears whole or not at all.
 pub fn init_state_dir(state_dir: &Path) -> Result<InitReport, ConfigError> {
     let config_path = state_dir.join(CONFIG_FILE);
     let token_path = secret_path(state_dir, MAIN_TENANT, TOKEN_NAME);
@@ -41,17 +46,21 @@ pub fn init_state_dir(state_dir: &Path) -> Result<InitReport, ConfigError> {
     if let Some(dir) = token_path.parent() {
         durable::create_dirs(dir).map_err(|e| refuse(dir, e))?;
     }
-    // The token first: a configuration that names a token which is not there would be refused.
-    let token_created = if token_path.exists() {
-        false
-    } else {
-        let token = random_token().map_err(|e| refuse(&token_path, e))?;
-        durable::write(&token_path, token.as_bytes(), Existing::Keep)
-            .map_err(|e| refuse(&token_path, e))?
+    let secret = |path: &Path| {
+        if path.exists() {
+            return Ok(false);
+        }
+        random_token()
+            .and_then(|token| durable::write(path, token.as_bytes(), Existing::Keep))
+            .map_err(|e| refuse(path, e))
     };
+    // Secrets first: a configuration that names one which is not there would be refused.
+    let token_created = secret(&token_path)?;
+    let webhook_secret_path = secret_path(state_dir, MAIN_TENANT, WEBHOOK_SECRET);
     let config_created = if config_path.exists() {
         false
     } else {
+        secret(&webhook_secret_path)?;
         durable::write(&config_path, DEFAULT_CONFIG.as_bytes(), Existing::Keep)
             .map_err(|e| refuse(&config_path, e))?
     };
@@ -60,6 +69,7 @@ pub fn init_state_dir(state_dir: &Path) -> Result<InitReport, ConfigError> {
         config_created,
         token_path,
         token_created,
+        webhook_secret_path,
     })
 }
 

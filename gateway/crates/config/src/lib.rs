@@ -22,7 +22,10 @@ mod validate;
 pub use edit::{ChannelAdded, SecretSet, channels_add, secret_set};
 pub use error::{ConfigError, Problem};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
-pub use load::{CONFIG_FILE, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, load, load_text};
+pub use load::{
+    CONFIG_FILE, ClientView, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, client_view, load,
+    load_text,
+};
 pub use options::Options;
 pub use redact::{REDACTED, redacted_json, redacted_tenant_json};
 pub use schema::options_schema;

@@ -120,6 +120,89 @@ pub fn load_text(
     resolve(Some(source), request, path, hash)
 }
 
+/// What a client on the same machine needs to reach the gateway of a state directory.
+#[derive(Debug, Clone)]
+pub struct ClientView {
+    /// Port as configured.
+    pub port: u16,
+    /// Listener as configured.
+    pub bind: Bind,
+    /// How the asked tenant's operators prove themselves.
+    pub auth: AuthSettings,
+    /// The file.
+    pub config_path: PathBuf,
+}
+
+/// Reads just what a client needs: other secrets (an upstream's key that only the gateway's process has) may be
+/// missing. The file as a whole must still be free of unknown keys and wrong types.
+pub fn client_view(request: &LoadRequest<'_>, tenant: &str) -> Result<ClientView, ConfigError> {
+    let path = request
+        .config_path
+        .clone()
+        .unwrap_or_else(|| request.state_dir.join(CONFIG_FILE));
+    let source = match read_bounded(&path, source::MAX_FILE_BYTES) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Some(source::parse(
+                text.strip_prefix('\u{feff}').unwrap_or(&text),
+                &path,
+            )?)
+        }
+        Err(ReadFault::Missing) if request.config_path.is_none() => None,
+        Err(fault) => {
+            return Err(ConfigError::plain(
+                Some(path),
+                fault.to_string(),
+                "check the path and its permissions",
+            ));
+        }
+    };
+    let mut cx = Resolver {
+        request,
+        source: source.as_ref(),
+        problems: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let empty = Options::default();
+    let o = source.as_ref().map_or(&empty, |s| &s.options);
+    let bind = cx.bind(o.gateway.bind.as_deref());
+    let auth = match o.tenants.get(tenant) {
+        Some(t) => {
+            let path = format!("{}.auth", join_key("tenants", tenant));
+            cx.auth(&path, tenant, &t.auth, None)
+        }
+        None if tenant == MAIN_TENANT => {
+            let flag = request.overrides.token.clone();
+            cx.auth("gateway.auth", MAIN_TENANT, &o.gateway.auth, flag)
+        }
+        None => {
+            return Err(ConfigError::plain(
+                Some(path),
+                format!("there is no tenant {tenant:?}"),
+                "add it to `tenants`, or name another with --tenant",
+            ));
+        }
+    };
+    let problems = cx.problems;
+    if !problems.is_empty() {
+        return Err(ConfigError {
+            file: Some(path),
+            problems,
+            next: "mend what is named above, or give the credential with --token".to_owned(),
+        });
+    }
+    Ok(ClientView {
+        port: request
+            .overrides
+            .port
+            .or(o.gateway.port)
+            .unwrap_or(DEFAULT_PORT),
+        bind,
+        auth,
+        config_path: path,
+    })
+}
+
 fn resolve(
     source: Option<Source>,
     request: &LoadRequest<'_>,

@@ -86,6 +86,7 @@ fn the_fresh_directory_loads_and_is_private() {
         assert_eq!(mode(&state.join("secrets/main")), 0o700);
         assert_eq!(mode(&report.config_path), 0o600);
         assert_eq!(mode(&report.token_path), 0o600);
+        assert_eq!(mode(&report.webhook_secret_path), 0o600);
     }
     let left: Vec<_> = std::fs::read_dir(&state)
         .unwrap()
@@ -1023,7 +1024,7 @@ fn adding_a_channel_keeps_the_file_as_it_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let report = init_state_dir(dir.path()).unwrap();
     let before = std::fs::read_to_string(&report.config_path).unwrap();
-    let added = channels_add(dir.path(), "main", "webhook", "default").unwrap();
+    let added = channels_add(dir.path(), "main", "webhook", "second").unwrap();
     assert!(added.enabled && added.secret_created);
     let after = std::fs::read_to_string(&report.config_path).unwrap();
     let comments = |text: &str| {
@@ -1034,14 +1035,19 @@ fn adding_a_channel_keeps_the_file_as_it_is_written() {
     };
     assert_eq!(comments(&before), comments(&after));
     let settings = load(request(dir.path())).unwrap();
-    let account = &settings.main().channels[0];
+    let account = settings
+        .main()
+        .channels
+        .iter()
+        .find(|a| a.account == "second")
+        .unwrap();
     assert_eq!(
         (account.kind.as_str(), account.account.as_str()),
-        ("webhook", "default")
+        ("webhook", "second")
     );
     assert_eq!(account.secrets["signing"].len(), 64);
 
-    let again = channels_add(dir.path(), "main", "webhook", "default").unwrap_err();
+    let again = channels_add(dir.path(), "main", "webhook", "second").unwrap_err();
     assert!(again.to_string().contains("already there"), "{again}");
     // One from a platform waits for its secret.
     let telegram = channels_add(dir.path(), "main", "telegram", "bot").unwrap();
@@ -1053,7 +1059,10 @@ fn adding_a_channel_keeps_the_file_as_it_is_written() {
         "{telegram:?}"
     );
     let settings = load(request(dir.path())).unwrap();
-    assert!(!settings.main().channels[0].enabled);
+    assert!(
+        !settings.main().channels[0].enabled,
+        "telegram sorts before webhook"
+    );
     secret_set(
         dir.path(),
         "main",
@@ -1066,7 +1075,7 @@ fn adding_a_channel_keeps_the_file_as_it_is_written() {
             .unwrap()
             .enabled
     );
-    assert_eq!(load(request(dir.path())).unwrap().main().channels.len(), 3);
+    assert_eq!(load(request(dir.path())).unwrap().main().channels.len(), 4);
     for (tenant, kind, account) in [
         ("nope", "webhook", "a"),
         ("main", "We", "a"),
@@ -1142,7 +1151,7 @@ fn the_examples_in_the_comments_of_the_default_file_are_right() {
     let dir = tempfile::tempdir().unwrap();
     init_state_dir(dir.path()).unwrap();
     let put = |t, n| secret_set(dir.path(), t, n, &Secret::new(format!("{STRONG}{t}{n}"))).unwrap();
-    put("main", "webhook-default-signing");
+
     put("acme", "gateway-token");
     let env = |_: &str| Some(STRONG.to_owned());
     let request = LoadRequest {
@@ -1179,4 +1188,25 @@ fn the_schema_describes_every_key() {
         walk(name, definition);
     }
     assert!(!schema.to_string().contains("\"null\""));
+}
+
+#[test]
+fn a_client_sees_port_and_credential_without_the_gateways_other_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = init_state_dir(dir.path()).unwrap();
+    let text = format!(
+        "{{ gateway: {{ port: 4321 }},
+            agents: {{ entries: {{ a: {{ backend: 'openai', baseUrl: 'http://h/v1', model: 'm', apiKey: {{env: 'NOT_HERE'}} }} }} }},
+            tenants: {{ acme: {{ auth: {{ mode: 'password', password: '{STRONG}' }} }} }} }}"
+    );
+    std::fs::write(&report.config_path, text).unwrap();
+    assert!(load(request(dir.path())).is_err());
+    let main = client_view(&request(dir.path()), "main").unwrap();
+    assert_eq!((main.port, main.auth.active().unwrap().len()), (4321, 64));
+    let acme = client_view(&request(dir.path()), "acme").unwrap();
+    assert_eq!(acme.auth.mode, AuthMode::Password);
+    assert_eq!(acme.auth.active().unwrap().expose(), STRONG);
+    assert!(client_view(&request(dir.path()), "nope").is_err());
+    std::fs::write(&report.config_path, "{ gatway: {} }").unwrap();
+    assert!(client_view(&request(dir.path()), "main").is_err());
 }
