@@ -72,7 +72,9 @@ pub fn decide(rules: &AccessRules, asking: &Asking<'_>) -> Access {
             DmPolicy::Open => Access::Allow,
             DmPolicy::Allowlist if listed(&rules.allow_from, asking.sender_id) => Access::Allow,
             DmPolicy::Allowlist => Access::Deny("sender is not on the allow list"),
-            DmPolicy::Pairing if asking.paired || listed(&rules.allow_from, asking.sender_id) => Access::Allow,
+            DmPolicy::Pairing if asking.paired || listed(&rules.allow_from, asking.sender_id) => {
+                Access::Allow
+            }
             DmPolicy::Pairing => Access::OfferPairing,
         },
         // A sender who was paired for direct messages gains nothing in a group.
@@ -81,7 +83,9 @@ pub fn decide(rules: &AccessRules, asking: &Asking<'_>) -> Access {
             GroupPolicy::Allowlist if !listed(&rules.groups, asking.conversation_id) => {
                 Access::Deny("group is not on the allow list")
             }
-            GroupPolicy::Allowlist | GroupPolicy::Open if rules.require_mention && !asking.mentioned => {
+            GroupPolicy::Allowlist | GroupPolicy::Open
+                if rules.require_mention && !asking.mentioned =>
+            {
                 Access::Deny("not mentioned")
             }
             GroupPolicy::Allowlist | GroupPolicy::Open => Access::Allow,
@@ -94,7 +98,13 @@ mod tests {
     use super::*;
 
     fn rules(dm: DmPolicy, group: GroupPolicy) -> AccessRules {
-        AccessRules { dm, group, allow_from: vec!["u1".into()], groups: vec!["g1".into()], require_mention: true }
+        AccessRules {
+            dm,
+            group,
+            allow_from: vec!["u1".into()],
+            groups: vec!["g1".into()],
+            require_mention: true,
+        }
     }
 
     fn direct(sender: &str) -> Asking<'_> {
@@ -112,20 +122,47 @@ mod tests {
     #[test]
     fn direct_messages_by_policy() {
         for (dm, sender, paired, expect) in [
-            (DmPolicy::Disabled, "u1", true, Access::Deny("direct messages are off")),
+            (
+                DmPolicy::Disabled,
+                "u1",
+                true,
+                Access::Deny("direct messages are off"),
+            ),
             (DmPolicy::Open, "stranger", false, Access::Allow),
             (DmPolicy::Allowlist, "u1", false, Access::Allow),
-            (DmPolicy::Allowlist, "U1", false, Access::Deny("sender is not on the allow list")),
-            (DmPolicy::Allowlist, "u11", false, Access::Deny("sender is not on the allow list")),
-            (DmPolicy::Allowlist, "stranger", true, Access::Deny("sender is not on the allow list")),
+            (
+                DmPolicy::Allowlist,
+                "U1",
+                false,
+                Access::Deny("sender is not on the allow list"),
+            ),
+            (
+                DmPolicy::Allowlist,
+                "u11",
+                false,
+                Access::Deny("sender is not on the allow list"),
+            ),
+            (
+                DmPolicy::Allowlist,
+                "stranger",
+                true,
+                Access::Deny("sender is not on the allow list"),
+            ),
             (DmPolicy::Pairing, "stranger", false, Access::OfferPairing),
             (DmPolicy::Pairing, "stranger", true, Access::Allow),
             (DmPolicy::Pairing, "u1", false, Access::Allow),
             (DmPolicy::Pairing, "", true, Access::Deny("no stable id")),
             (DmPolicy::Open, "", false, Access::Deny("no stable id")),
         ] {
-            let asking = Asking { paired, ..direct(sender) };
-            assert_eq!(decide(&rules(dm, GroupPolicy::Open), &asking), expect, "{dm:?} {sender:?} paired={paired}");
+            let asking = Asking {
+                paired,
+                ..direct(sender)
+            };
+            assert_eq!(
+                decide(&rules(dm, GroupPolicy::Open), &asking),
+                expect,
+                "{dm:?} {sender:?} paired={paired}"
+            );
         }
     }
 
@@ -140,22 +177,58 @@ mod tests {
             ..direct("u1")
         };
         for (policy, asking, expect) in [
-            (GroupPolicy::Disabled, ask("g1", true, true), Access::Deny("groups are off")),
-            (GroupPolicy::Allowlist, ask("g1", true, false), Access::Allow),
-            (GroupPolicy::Allowlist, ask("g1", false, true), Access::Deny("not mentioned")),
-            (GroupPolicy::Allowlist, ask("g2", true, true), Access::Deny("group is not on the allow list")),
-            (GroupPolicy::Allowlist, ask("", true, true), Access::Deny("no stable id")),
+            (
+                GroupPolicy::Disabled,
+                ask("g1", true, true),
+                Access::Deny("groups are off"),
+            ),
+            (
+                GroupPolicy::Allowlist,
+                ask("g1", true, false),
+                Access::Allow,
+            ),
+            (
+                GroupPolicy::Allowlist,
+                ask("g1", false, true),
+                Access::Deny("not mentioned"),
+            ),
+            (
+                GroupPolicy::Allowlist,
+                ask("g2", true, true),
+                Access::Deny("group is not on the allow list"),
+            ),
+            (
+                GroupPolicy::Allowlist,
+                ask("", true, true),
+                Access::Deny("no stable id"),
+            ),
             (GroupPolicy::Open, ask("g9", true, false), Access::Allow),
         ] {
-            assert_eq!(decide(&rules(DmPolicy::Open, policy), &asking), expect, "{policy:?} {asking:?}");
+            assert_eq!(
+                decide(&rules(DmPolicy::Open, policy), &asking),
+                expect,
+                "{policy:?} {asking:?}"
+            );
         }
-        let nobody = AccessRules { groups: Vec::new(), ..rules(DmPolicy::Open, GroupPolicy::Allowlist) };
-        assert_eq!(decide(&nobody, &ask("g1", true, true)), Access::Deny("group is not on the allow list"));
+        let nobody = AccessRules {
+            groups: Vec::new(),
+            ..rules(DmPolicy::Open, GroupPolicy::Allowlist)
+        };
+        assert_eq!(
+            decide(&nobody, &ask("g1", true, true)),
+            Access::Deny("group is not on the allow list")
+        );
     }
 
     #[test]
     fn bots_are_ignored() {
-        let asking = Asking { is_bot: true, ..direct("u1") };
-        assert_eq!(decide(&rules(DmPolicy::Open, GroupPolicy::Open), &asking), Access::Deny("sender is a bot"));
+        let asking = Asking {
+            is_bot: true,
+            ..direct("u1")
+        };
+        assert_eq!(
+            decide(&rules(DmPolicy::Open, GroupPolicy::Open), &asking),
+            Access::Deny("sender is a bot")
+        );
     }
 }

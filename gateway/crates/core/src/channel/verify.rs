@@ -92,7 +92,9 @@ pub fn verify<'s, T: Signed>(
     let mut any_rule = false;
     let mut passed = None;
     for rule in rules {
-        let Some(secret) = secret_of(rule.secret_name()).filter(|secret| !secret.is_empty()) else { continue };
+        let Some(secret) = secret_of(rule.secret_name()).filter(|secret| !secret.is_empty()) else {
+            continue;
+        };
         any_rule = true;
         if holds(rule, secret, now_ms, &request) {
             passed = Some(match rule {
@@ -110,19 +112,40 @@ pub fn verify<'s, T: Signed>(
 
 fn holds(rule: &VerifyRule, secret: &str, now_ms: i64, request: &impl Signed) -> bool {
     match rule {
-        VerifyRule::HeaderEquals { header, .. } => request.single_header(header).is_some_and(|given| {
-            // Digests have one length, so that the comparison tells nothing of the secret's.
-            Sha256::digest(given.as_bytes()).ct_eq(&Sha256::digest(secret.as_bytes())).into()
-        }),
-        VerifyRule::HmacSha256 { header, prefix, base64, timestamp, .. } => {
-            let Some(given) = request.single_header(header).and_then(|value| value.strip_prefix(prefix.as_str())) else {
+        VerifyRule::HeaderEquals { header, .. } => {
+            request.single_header(header).is_some_and(|given| {
+                // Digests have one length, so that the comparison tells nothing of the secret's.
+                Sha256::digest(given.as_bytes())
+                    .ct_eq(&Sha256::digest(secret.as_bytes()))
+                    .into()
+            })
+        }
+        VerifyRule::HmacSha256 {
+            header,
+            prefix,
+            base64,
+            timestamp,
+            ..
+        } => {
+            let Some(given) = request
+                .single_header(header)
+                .and_then(|value| value.strip_prefix(prefix.as_str()))
+            else {
                 return false;
             };
-            let Some(given) = decode(given.trim(), *base64) else { return false };
-            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else { return false };
+            let Some(given) = decode(given.trim(), *base64) else {
+                return false;
+            };
+            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
+                return false;
+            };
             if let Some(rule) = timestamp {
-                let Some(stamp) = request.single_header(&rule.header) else { return false };
-                let Ok(seconds) = stamp.parse::<i64>() else { return false };
+                let Some(stamp) = request.single_header(&rule.header) else {
+                    return false;
+                };
+                let Ok(seconds) = stamp.parse::<i64>() else {
+                    return false;
+                };
                 if (now_ms / 1000).abs_diff(seconds) > rule.window_s {
                     return false;
                 }
@@ -143,7 +166,10 @@ fn decode(text: &str, base64: bool) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return None;
     }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -179,11 +205,20 @@ mod tests {
         for part in parts {
             mac.update(part);
         }
-        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = mac
+            .finalize()
+            .into_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("sha256={hex}")
     }
 
-    fn outcome(rules: &[VerifyRule], secret: Option<&str>, request: Req<'_>) -> Result<&'static str, Refusal> {
+    fn outcome(
+        rules: &[VerifyRule],
+        secret: Option<&str>,
+        request: Req<'_>,
+    ) -> Result<&'static str, Refusal> {
         verify(rules, |_| secret, 1_000_000, request).map(|verified| verified.into_parts().1)
     }
 
@@ -193,40 +228,117 @@ mod tests {
         let body = b"{\"id\": \"1\"}";
         let good = sign(&[body]);
         let rule = [hmac_rule(None)];
-        let with = |value: &str| outcome(&rule, Some("k3y"), Req(vec![("x-signature-256", value)], body));
+        let with = |value: &str| {
+            outcome(
+                &rule,
+                Some("k3y"),
+                Req(vec![("x-signature-256", value)], body),
+            )
+        };
         assert_eq!(with(&good), Ok("hmac-sha256"));
-        assert_eq!(with(&good.to_uppercase().replace("SHA256=", "sha256=")), Ok("hmac-sha256"));
-        for bad in ["", "sha256=", &good[..good.len() - 1], &good[7..], "sha256=zz", "sha1=00", &sign(&[b"{\"id\":\"1\"}"])] {
+        assert_eq!(
+            with(&good.to_uppercase().replace("SHA256=", "sha256=")),
+            Ok("hmac-sha256")
+        );
+        for bad in [
+            "",
+            "sha256=",
+            &good[..good.len() - 1],
+            &good[7..],
+            "sha256=zz",
+            "sha1=00",
+            &sign(&[b"{\"id\":\"1\"}"]),
+        ] {
             assert_eq!(with(bad), Err(Refusal::Bad), "{bad}");
         }
-        assert_eq!(outcome(&rule, Some("k3y"), Req(vec![], body)), Err(Refusal::Bad), "missing");
-        let twice = Req(vec![("x-signature-256", &good), ("x-signature-256", &good)], body);
-        assert_eq!(outcome(&rule, Some("k3y"), twice), Err(Refusal::Bad), "given twice");
-        assert_eq!(outcome(&rule, Some("k3y"), Req(vec![("x-signature-256", &good)], b"")), Err(Refusal::Bad), "empty body");
-        assert_eq!(outcome(&rule, None, Req(vec![("x-signature-256", &good)], body)), Err(Refusal::NoVerifier));
-        assert_eq!(outcome(&rule, Some(""), Req(vec![("x-signature-256", &good)], body)), Err(Refusal::NoVerifier));
-        assert_eq!(outcome(&[], Some("k3y"), Req(vec![("x-signature-256", &good)], body)), Err(Refusal::NoVerifier));
+        assert_eq!(
+            outcome(&rule, Some("k3y"), Req(vec![], body)),
+            Err(Refusal::Bad),
+            "missing"
+        );
+        let twice = Req(
+            vec![("x-signature-256", &good), ("x-signature-256", &good)],
+            body,
+        );
+        assert_eq!(
+            outcome(&rule, Some("k3y"), twice),
+            Err(Refusal::Bad),
+            "given twice"
+        );
+        assert_eq!(
+            outcome(
+                &rule,
+                Some("k3y"),
+                Req(vec![("x-signature-256", &good)], b"")
+            ),
+            Err(Refusal::Bad),
+            "empty body"
+        );
+        assert_eq!(
+            outcome(&rule, None, Req(vec![("x-signature-256", &good)], body)),
+            Err(Refusal::NoVerifier)
+        );
+        assert_eq!(
+            outcome(&rule, Some(""), Req(vec![("x-signature-256", &good)], body)),
+            Err(Refusal::NoVerifier)
+        );
+        assert_eq!(
+            outcome(
+                &[],
+                Some("k3y"),
+                Req(vec![("x-signature-256", &good)], body)
+            ),
+            Err(Refusal::NoVerifier)
+        );
     }
 
     /// Covers: N5.
     #[test]
     fn a_signed_timestamp_has_a_window() {
-        let rule = [hmac_rule(Some(TimestampRule { header: "x-timestamp".into(), window_s: 300 }))];
-        for (stamp, expect) in [("1000", Ok("hmac-sha256")), ("1300", Ok("hmac-sha256")), ("1301", Err(Refusal::Bad)), ("699", Err(Refusal::Bad)), ("x", Err(Refusal::Bad))] {
+        let rule = [hmac_rule(Some(TimestampRule {
+            header: "x-timestamp".into(),
+            window_s: 300,
+        }))];
+        for (stamp, expect) in [
+            ("1000", Ok("hmac-sha256")),
+            ("1300", Ok("hmac-sha256")),
+            ("1301", Err(Refusal::Bad)),
+            ("699", Err(Refusal::Bad)),
+            ("x", Err(Refusal::Bad)),
+        ] {
             let good = sign(&[stamp.as_bytes(), b".", b"body"]);
-            let request = Req(vec![("x-signature-256", &good), ("x-timestamp", stamp)], b"body");
+            let request = Req(
+                vec![("x-signature-256", &good), ("x-timestamp", stamp)],
+                b"body",
+            );
             assert_eq!(outcome(&rule, Some("k3y"), request), expect, "{stamp}");
         }
         let unsigned = sign(&[b"body"]);
-        let request = Req(vec![("x-signature-256", &unsigned), ("x-timestamp", "1000")], b"body");
-        assert_eq!(outcome(&rule, Some("k3y"), request), Err(Refusal::Bad), "timestamp must be in the signed material");
+        let request = Req(
+            vec![("x-signature-256", &unsigned), ("x-timestamp", "1000")],
+            b"body",
+        );
+        assert_eq!(
+            outcome(&rule, Some("k3y"), request),
+            Err(Refusal::Bad),
+            "timestamp must be in the signed material"
+        );
     }
 
     /// Covers: N4, A14.
     #[test]
     fn a_header_that_holds_the_secret() {
-        let rule = [VerifyRule::HeaderEquals { header: "x-webhook-secret".into(), secret: "signing".into() }];
-        let with = |value| outcome(&rule, Some("k3y"), Req(vec![("x-webhook-secret", value)], b""));
+        let rule = [VerifyRule::HeaderEquals {
+            header: "x-webhook-secret".into(),
+            secret: "signing".into(),
+        }];
+        let with = |value| {
+            outcome(
+                &rule,
+                Some("k3y"),
+                Req(vec![("x-webhook-secret", value)], b""),
+            )
+        };
         assert_eq!(with("k3y"), Ok("header-equals"));
         for bad in ["", "k3", "k3y ", "K3Y", "k3yk3y"] {
             assert_eq!(with(bad), Err(Refusal::Bad), "{bad:?}");

@@ -1,0 +1,361 @@
+//! What one guest event did, made durable: messages, kv, alarm, submits and the runs that the messages start, in ONE
+//! transaction. The platform is answered after it.
+
+use std::sync::Arc;
+
+use gateway_protocol::ids::AgentId;
+use gateway_store::{InboxOutcome, NewOutbox, NewPairing, PairingRequested, StoreError, Write};
+use gateway_wasm::{
+    Action, CommitReport, Effects, EventRef, HostError, InboundMessage, PeerKind, Submit,
+    WakeChange,
+};
+
+use super::access::{Access, Asking, ConversationKind, decide};
+use super::account::{Account, host_error};
+use super::limits::{OUTBOX_TTL_MS, PAIRING_CODE_CHARS, PAIRING_PENDING_MAX, PAIRING_TTL_MS};
+use crate::delivery::ReplyTarget;
+use crate::route::{RouteInput, resolve};
+use crate::session::{self, AcceptRun, Accepted, Origin, SessionProfile};
+use crate::tenant::Tenant;
+use crate::trace::{Stage, stage};
+
+/// One message with everything that needs the tenant, worked out before the transaction.
+struct Prepared {
+    message: InboundMessage,
+    conversation_json: String,
+    run: AcceptRun,
+    code: String,
+}
+
+/// What the transaction decided.
+#[derive(Default)]
+struct Done {
+    report: CommitReport,
+    accepted: Vec<Accepted>,
+    submits: Vec<(i64, Submit)>,
+    denied: Vec<&'static str>,
+    /// Holds whose message starts no run: nobody will ever answer them.
+    released: Vec<String>,
+    pairing_sent: bool,
+}
+
+/// Commits the effects and starts what they caused.
+pub(super) async fn commit(
+    account: &Arc<Account>,
+    tenant: &Arc<Tenant>,
+    fx: Effects,
+) -> Result<CommitReport, HostError> {
+    let now = tenant.now_ms();
+    let trace_id = fx.consumed.iter().find_map(|event| match event {
+        EventRef::Webhook { handle } => Some(handle.clone()),
+        EventRef::HttpResult { id } => Some(id.clone()),
+        EventRef::Started | EventRef::Wake => None,
+    });
+    let trace_id = trace_id.unwrap_or_else(|| tenant.new_id());
+    if !fx.emits.is_empty() {
+        stage(tenant.slug(), Stage::Guest, &trace_id, None);
+    }
+    let agent = AgentId::parse(&account.settings.agent).unwrap_or_else(|_| tenant.default_agent());
+    let mut prepared = Vec::with_capacity(fx.emits.len());
+    for message in &fx.emits {
+        prepared.push(prepare(
+            account,
+            tenant,
+            &agent,
+            message.clone(),
+            &fx.actions,
+            &trace_id,
+        )?);
+    }
+    let ended = account.ended_submits(&fx);
+    let (kind, id) = (account.kind().to_owned(), account.id().to_owned());
+    let (access, quota) = (
+        account.access.clone(),
+        account.ready.as_ref().map_or(0, |ready| ready.kv_quota),
+    );
+    let (wake, ended_rows) = (fx.wake, ended.clone());
+    let write = move |w: &mut Write<'_>| -> Result<Done, StoreError> {
+        let mut done = Done::default();
+        for change in &fx.kv {
+            match &change.value {
+                Some(value) => w.kv_set(&kind, &id, &change.key, value, quota)?,
+                None => {
+                    w.kv_delete(&kind, &id, &change.key)?;
+                }
+            }
+        }
+        if let Some(state) = &fx.state {
+            w.set_account_guest_state(&kind, &id, Some(state), now)?;
+        }
+        match fx.wake {
+            Some(WakeChange::At(at)) => w.set_account_wake(&kind, &id, Some(at), now)?,
+            Some(WakeChange::Clear) => w.set_account_wake(&kind, &id, None, now)?,
+            // The alarm that fired is used up.
+            None if fx.consumed.contains(&EventRef::Wake) => {
+                w.set_account_wake(&kind, &id, None, now)?
+            }
+            None => {}
+        }
+        for row in &ended_rows {
+            w.finish_submit(*row)?;
+        }
+        for submit in fx.submits {
+            let text = serde_json::to_string(&submit)
+                .map_err(|error| StoreError::Io(format!("submit: {error}")))?;
+            let number =
+                u64::from_str_radix(submit.id.get(..15).unwrap_or(&submit.id), 16).unwrap_or(0);
+            let row = w.insert_submit(&kind, &id, number, &text, now)?;
+            done.submits.push((row, submit));
+        }
+        for message in prepared {
+            accept_message(w, &kind, &id, &access, message, now, &mut done)?;
+        }
+        Ok(done)
+    };
+    let done = tenant
+        .db()
+        .write(write)
+        .await
+        .map_err(|error| host_error(&error))?;
+    stage(tenant.slug(), Stage::Commit, &trace_id, None);
+    match wake {
+        Some(WakeChange::At(at)) => account.arm(tenant, at),
+        Some(WakeChange::Clear) => account.disarm(),
+        None => {}
+    }
+    account.run_submits(tenant, &ended, done.submits);
+    for handle in &done.released {
+        account.release_hold(handle);
+    }
+    if done.report.accepted > 0 {
+        account.seen.lock().last_inbound_at = Some(now);
+    }
+    for why in done.denied {
+        tracing::debug!(
+            tenant = tenant.slug(),
+            channel = account.kind(),
+            account = account.id(),
+            why,
+            "message not let in"
+        );
+    }
+    let mode = tenant.settings().session.queue_mode;
+    for accepted in done.accepted {
+        stage(tenant.slug(), Stage::Route, &trace_id, None);
+        session::kick_with(tenant, accepted, mode);
+    }
+    if done.pairing_sent {
+        account.wake_delivery(tenant);
+    }
+    Ok(done.report)
+}
+
+fn prepare(
+    account: &Account,
+    tenant: &Tenant,
+    agent: &AgentId,
+    message: InboundMessage,
+    actions: &[Action],
+    trace_id: &str,
+) -> Result<Prepared, HostError> {
+    let conversation_json = serde_json::to_string(&message.conversation)
+        .map_err(|error| HostError::Internal(error.to_string()))?;
+    let key = resolve(&RouteInput {
+        agent,
+        dm_scope: tenant.settings().session.dm_scope,
+        kind: account.kind(),
+        account: account.id(),
+        conversation: &message.conversation,
+        sender_id: &message.sender.id,
+    });
+    if !tenant.sessions().has_room(key.as_str()) {
+        return Err(HostError::Unavailable(
+            "too many messages wait in this session; try again later".to_owned(),
+        ));
+    }
+    // The same message always is the same run, whoever delivers it and however often.
+    let run_id = format!(
+        "ch-{}",
+        &session::request_hash(&[
+            account.kind(),
+            account.id(),
+            &conversation_json,
+            &message.platform_message_id
+        ])[..40]
+    );
+    // A hold that the guest did not also return as an action is answered already.
+    let held = message.hold.clone().filter(|handle| {
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Hold { handle: held, .. } if held == handle))
+    });
+    let mut run = AcceptRun::new(tenant, key, run_id, Origin::Channel, message.text.clone());
+    run.reply_to = Some(ReplyTarget {
+        kind: account.kind().to_owned(),
+        account: account.id().to_owned(),
+        conversation_json: conversation_json.clone(),
+        hold: held,
+        reply_to: (message.conversation.kind != PeerKind::Direct)
+            .then(|| message.platform_message_id.clone()),
+        trace: Some(trace_id.to_owned()),
+    });
+    run.profile = SessionProfile {
+        label: None,
+        display_name: message.sender.display_name.clone(),
+        channel: Some(account.kind().to_owned()),
+        account: Some(account.id().to_owned()),
+        peer: Some(match message.conversation.kind {
+            PeerKind::Direct => message.sender.id.clone(),
+            PeerKind::Group | PeerKind::Channel => message.conversation.id.clone(),
+        }),
+    };
+    Ok(Prepared {
+        code: pairing_code(tenant),
+        message,
+        conversation_json,
+        run,
+    })
+}
+
+fn accept_message(
+    w: &mut Write<'_>,
+    kind: &str,
+    account: &str,
+    access: &super::access::AccessRules,
+    prepared: Prepared,
+    now: i64,
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    let Prepared {
+        message,
+        conversation_json,
+        run,
+        code,
+    } = prepared;
+    let hold = message.hold.clone();
+    if w.insert_inbox(
+        kind,
+        account,
+        &conversation_json,
+        &message.platform_message_id,
+        now,
+    )? == InboxOutcome::Duplicate
+    {
+        done.report.duplicates += 1;
+        done.released.extend(hold);
+        return Ok(());
+    }
+    done.report.accepted += 1;
+    let asking = Asking {
+        kind: match message.conversation.kind {
+            PeerKind::Direct => ConversationKind::Direct,
+            PeerKind::Group | PeerKind::Channel => ConversationKind::Group,
+        },
+        sender_id: &message.sender.id,
+        conversation_id: &message.conversation.id,
+        is_bot: message.sender.is_bot,
+        mentioned: message.mentioned,
+        paired: w.has_contact(kind, account, &message.sender.id)?,
+    };
+    match decide(access, &asking) {
+        Access::Allow => {
+            let accepted = session::accept_in_tx(w, run)?;
+            if accepted.is_new() {
+                done.accepted.push(accepted);
+            } else {
+                done.released.extend(hold);
+            }
+        }
+        Access::OfferPairing => {
+            offer_pairing(
+                w,
+                kind,
+                account,
+                &message,
+                &conversation_json,
+                code,
+                now,
+                done,
+            )?;
+            done.released.extend(hold);
+            done.denied.push("sender is not paired");
+        }
+        Access::Deny(why) => {
+            done.released.extend(hold);
+            done.denied.push(why);
+        }
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn offer_pairing(
+    w: &mut Write<'_>,
+    kind: &str,
+    account: &str,
+    message: &InboundMessage,
+    conversation_json: &str,
+    code: String,
+    now: i64,
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    let request = NewPairing {
+        code,
+        kind: kind.to_owned(),
+        account: account.to_owned(),
+        sender_id: message.sender.id.clone(),
+        display: message.sender.display_name.clone(),
+        conversation_json: Some(conversation_json.to_owned()),
+        expires_at: now + PAIRING_TTL_MS,
+    };
+    // Only a new request is told: a stranger who writes again learns nothing and costs nothing.
+    let PairingRequested::Created(row) = w.request_pairing(&request, PAIRING_PENDING_MAX, now)?
+    else {
+        return Ok(());
+    };
+    let text = format!(
+        "You are not known here yet. Pairing code: {}\nGive it to the owner of this bot. It is valid for {} minutes.",
+        row.code,
+        PAIRING_TTL_MS / 60_000
+    );
+    w.enqueue_outbox(
+        &NewOutbox {
+            kind: kind.to_owned(),
+            account: account.to_owned(),
+            conversation_json: conversation_json.to_owned(),
+            run_id: format!("pairing-{}", row.code),
+            text,
+            final_rev: true,
+            next_at: now,
+            expires_at: now + OUTBOX_TTL_MS,
+            ..NewOutbox::default()
+        },
+        now,
+    )?;
+    w.append_event(
+        "pairing.requested",
+        None,
+        &serde_json::json!({"kind": kind, "account": account}).to_string(),
+        now,
+    )?;
+    done.pairing_sent = true;
+    Ok(())
+}
+
+/// A code that is easily read out: no 0/O, 1/I/L.
+fn pairing_code(tenant: &Tenant) -> String {
+    const ALPHABET: &[u8; 31] = b"ABCDEFGHJKMNPQRSTUVWXYZ23456789";
+    let mut code = String::with_capacity(PAIRING_CODE_CHARS);
+    while code.len() < PAIRING_CODE_CHARS {
+        let mut bytes = [0u8; 16];
+        tenant.shared().random.fill(&mut bytes);
+        // Bytes past the last whole round of the alphabet would make some letters likelier.
+        let fair = bytes
+            .iter()
+            .filter(|byte| usize::from(**byte) < 256 / ALPHABET.len() * ALPHABET.len());
+        for byte in fair.take(PAIRING_CODE_CHARS - code.len()) {
+            code.push(char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]));
+        }
+    }
+    code
+}

@@ -1,0 +1,88 @@
+//! The order of a tenant's start and stop beyond its store: channels, then boot scripts, then readiness.
+
+use std::sync::Arc;
+
+use crate::channel::{ChannelPlugin, Channels, WasmChannel};
+use crate::host::Host;
+use crate::tenant::Tenant;
+
+/// Sets up what runs rely on (where their answers go) before the first run is taken up.
+pub(crate) async fn before_runs(tenant: &Arc<Tenant>) {
+    let now = tenant.now_ms();
+    match tenant.db().write(move |w| w.recover_outbox(now)).await {
+        Ok(found) if !found.unknown.is_empty() => tenant.log(
+            "warn",
+            &format!(
+                "{} answers were being sent when the gateway stopped: whether they arrived is unknown (`gateway outbox list --state unknown`)",
+                found.unknown.len()
+            ),
+        ),
+        Ok(_) => {}
+        Err(error) => tenant.log("error", &format!("outbox not recovered: {error}")),
+    }
+    let shared = tenant.shared();
+    let plugins: Vec<Arc<dyn ChannelPlugin>> = match &shared.plugins {
+        Some(engines) => shared
+            .plugin_set
+            .iter()
+            .filter(|plugin| plugin.manifest.world == gateway_wasm::manifest::World::ChannelV0_1)
+            .map(|plugin| {
+                Arc::new(WasmChannel::new(engines.clone(), plugin.clone()))
+                    as Arc<dyn ChannelPlugin>
+            })
+            .collect(),
+        None => Vec::new(),
+    };
+    install(tenant, &plugins);
+}
+
+/// Gives a tenant its channels; a simulation calls it with doubles.
+pub fn install(tenant: &Arc<Tenant>, plugins: &[Arc<dyn ChannelPlugin>]) {
+    let channels = Channels::new(tenant, plugins);
+    tenant.set_delivery(channels.clone());
+    tenant.set_channel_control(channels.clone());
+    tenant.set_channels(channels);
+}
+
+/// Starts channels, runs boot scripts, then says ready. Runs beside the listener: clients are told to wait until it is over.
+pub(crate) async fn boot(host: &Arc<Host>) {
+    let host = host.clone();
+    let stop = host.stop_token().clone();
+    let work = async move {
+        for tenant in host.tenants() {
+            if let Some(channels) = tenant.channels() {
+                channels.start_all().await;
+            }
+        }
+        for tenant in host.tenants() {
+            if let Err(why) = crate::boot::run_all(&host, tenant).await {
+                tracing::error!(
+                    tenant = tenant.slug(),
+                    why,
+                    "start aborted by a boot script"
+                );
+                tenant.log("error", &why);
+                // Not ready, and says why: the operator decides.
+                return;
+            }
+        }
+        host.set_ready();
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+    });
+}
+
+/// Stops channels: answers that are due are sent until `until`.
+pub(crate) async fn stop(host: &Host, until: tokio::time::Instant) {
+    for tenant in host.tenants() {
+        let Some(channels) = tenant.channels() else {
+            continue;
+        };
+        let _ = tokio::time::timeout_at(until, channels.flush()).await;
+        let _ = tokio::time::timeout_at(until, channels.stop_all()).await;
+    }
+}
