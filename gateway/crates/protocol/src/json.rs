@@ -127,7 +127,7 @@ impl<'de> Visitor<'de> for NoDupVisitor {
 /// What a value asks for, without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
-    /// `null`, `false`, `[]` or `{}`: the same as leaving the parameter out.
+    /// `null`, `false`, `""`, `"off"`, `[]` or `{}`: the same as leaving the parameter out.
     Nothing,
     /// Anything else.
     Something,
@@ -156,8 +156,12 @@ impl<'de> Deserialize<'de> for Asks {
             fn visit_f64<E>(self, _: f64) -> Result<Asks, E> {
                 Ok(Asks::Something)
             }
-            fn visit_str<E>(self, _: &str) -> Result<Asks, E> {
-                Ok(Asks::Something)
+            fn visit_str<E>(self, v: &str) -> Result<Asks, E> {
+                Ok(if v.is_empty() || v == "off" {
+                    Asks::Nothing
+                } else {
+                    Asks::Something
+                })
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Asks, A::Error> {
                 let mut asks = Asks::Nothing;

@@ -80,7 +80,7 @@ pub enum Rule {
     Honoured,
     /// Accepted without effect; nobody could miss the effect.
     Ignored,
-    /// `unsupported: NAME` when it asks for anything (`null`, `false`, `[]` and `{}` ask for nothing).
+    /// `unsupported: NAME` when it asks for anything ([`Asks::Nothing`] says what does not).
     Refused,
 }
 
@@ -107,7 +107,9 @@ pub struct ParamSpec {
 }
 
 /// Parameters of a method.
-pub trait Params: DeserializeOwned + Serialize + JsonSchema + Default + Send + 'static {
+pub trait Params:
+    DeserializeOwned + Serialize + JsonSchema + Default + std::fmt::Debug + Send + 'static
+{
     /// All published parameters, also those that are ignored or refused.
     const PARAMS: &'static [ParamSpec];
 }
@@ -192,6 +194,10 @@ pub fn decode<M: Method>(raw: Option<&RawValue>, strict: bool) -> Result<M::Para
         None | Some("null") => "{}",
         Some(text) => text,
     };
+    // A derived struct would also read an array, by position; parameters are given by name.
+    if !text.starts_with('{') {
+        return Err(RpcError::invalid_params(M::NAME, "must be object"));
+    }
     if strict || M::SPEC.refuses_any() {
         check_names(M::SPEC, text, strict)?;
     }

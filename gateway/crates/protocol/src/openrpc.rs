@@ -277,7 +277,7 @@ pub fn compat_markdown() -> String {
     let mut out = format!(
         "{GENERATED}# Compatibility with OpenClaw clients\n\n\
          Each published parameter of the methods below is *honoured* (it does what it says), *ignored* (accepted; it has no effect that \
-         anybody could miss here) or *refused* (`unsupported: NAME`, unless it asks for nothing: `null`, `false`, `[]`, `{{}}`). \
+         anybody could miss here) or *refused* (`unsupported: NAME`, unless it asks for nothing: `null`, `false`, an empty text, list or object, `\"off\"`). \
          On v4 frames, names that nobody published are ignored, because newer clients send them; on JSON-RPC they are refused. \
          `connect` is a closed object on both. Methods that are not listed are unknown: `features.methods` says what there is.\n",
     );

@@ -91,12 +91,21 @@ impl<'a> Check<'a> {
             if let Some(choices) = rules.get(word).and_then(Value::as_array)
                 && !choices.iter().any(|c| self.matches(c, value, depth + 1))
             {
-                // With one real choice beside null, that choice's words say more than "must match a schema".
-                let mut real = choices
+                let real: Vec<&Value> = choices
                     .iter()
-                    .filter(|c| c.get("type").and_then(Value::as_str) != Some("null"));
-                match (real.next(), real.next()) {
-                    (Some(only), None) => self.value(only, value, path, depth + 1),
+                    .map(|c| self.resolve(c))
+                    .filter(|c| c.get("type").and_then(Value::as_str) != Some("null"))
+                    .collect();
+                let closed = real
+                    .iter()
+                    .all(|c| c.get("const").is_some() || c.get("enum").is_some());
+                match real.as_slice() {
+                    // With one real choice beside null, that choice's words say more than "must match a schema".
+                    [only] => self.value(only, value, path, depth + 1),
+                    _ if closed && value.is_string() => {
+                        self.fail(path, "must be equal to one of the allowed values")
+                    }
+                    _ if closed => self.fail(path, "must be string"),
                     _ => self.fail(path, format_args!("must match a schema in {word}")),
                 }
             }

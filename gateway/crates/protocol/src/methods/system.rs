@@ -274,9 +274,6 @@ pub struct PresenceEntry {
     /// Host or display name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Kind of client.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<String>,
     /// Address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
