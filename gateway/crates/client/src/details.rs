@@ -1,7 +1,7 @@
 //! Which gateway a call goes to, and with which credential.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio_tungstenite::tungstenite::http::Uri;
 
@@ -31,6 +31,8 @@ impl fmt::Debug for Credential {
 /// What the configuration of a state directory says about its gateway.
 #[derive(Debug, Clone)]
 pub struct ConfiguredGateway {
+    /// Address of this machine that it listens on.
+    pub host: IpAddr,
     /// Its port.
     pub port: u16,
     /// The credential of the wanted tenant, if it is configured and readable.
@@ -100,12 +102,12 @@ pub struct GatewayConnectionDetails {
 pub fn build_gateway_connection_details(
     sources: &ConnectionSources,
 ) -> Result<GatewayConnectionDetails, ClientError> {
-    let own = |port: u16| {
+    let own = |host: IpAddr, port: u16| {
         let path = match sources.tenant.as_deref() {
             None | Some("main") => String::new(),
             Some(slug) => format!("t/{slug}/"),
         };
-        format!("ws://127.0.0.1:{port}/{path}")
+        format!("ws://{}/{path}", SocketAddr::new(host, port))
     };
     let given = |url: &Option<String>| {
         url.as_deref()
@@ -133,21 +135,23 @@ pub fn build_gateway_connection_details(
             .or(env_credential)
             .or_else(|| configured.credential.clone());
         (
-            own(configured.port),
+            own(configured.host, configured.port),
             UrlSource::Config,
             credential,
             Some(configured.path.as_str()),
         )
     } else {
         (
-            own(DEFAULT_PORT),
+            own(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT),
             UrlSource::Default,
             flag_credential.or(env_credential),
             None,
         )
     };
     let target = Target::parse(&url)?;
-    if !target.loopback && !sources.allow_insecure {
+    // What the configuration names is an address of this machine: the bytes do not leave it.
+    let stays_here = target.loopback || url_source == UrlSource::Config;
+    if !stays_here && !sources.allow_insecure {
         return Err(ClientError::BadUrl {
             url: target.shown,
             why: "plain ws:// would send the credential over the network in clear".to_owned(),

@@ -451,6 +451,7 @@ async fn one_call() {
 fn sources() -> ConnectionSources {
     ConnectionSources {
         configured: Some(ConfiguredGateway {
+            host: "127.0.0.1".parse().unwrap(),
             port: 4000,
             credential: Some(Credential::Token("configured".to_owned())),
             path: "/s/gateway.json5".to_owned(),

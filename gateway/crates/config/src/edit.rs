@@ -91,6 +91,11 @@ struct Template {
     allow: &'static [&'static str],
 }
 
+/// The name of the secret that an account of this kind begins with; it is stored as `<kind>-<account>-<name>`.
+pub fn channel_secret_name(kind: &str) -> &'static str {
+    template(kind).secret
+}
+
 fn template(kind: &str) -> Template {
     match kind {
         "webhook" => Template {

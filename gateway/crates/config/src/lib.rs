@@ -19,7 +19,7 @@ mod strength;
 mod suggest;
 mod validate;
 
-pub use edit::{ChannelAdded, SecretSet, channels_add, secret_set};
+pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secret_set};
 pub use error::{ConfigError, Problem};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{

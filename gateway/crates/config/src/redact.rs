@@ -182,21 +182,9 @@ fn account(a: &AccountSettings) -> Value {
     })
 }
 
-/// Every secret of the settings.
+/// The secrets that are long enough to be looked for.
 fn all_secrets(settings: &Settings) -> Vec<&Secret> {
-    let mut all = Vec::new();
-    for t in settings.tenants.values() {
-        all.extend(t.auth.token.iter());
-        all.extend(t.auth.password.iter());
-        for a in t.agents.entries.values() {
-            if let AgentBackend::OpenAi(o) = &a.backend {
-                all.extend(o.api_key.iter());
-            }
-        }
-        for a in &t.channels {
-            all.extend(a.secrets.values());
-        }
-    }
+    let mut all = settings.secrets();
     all.retain(|s| s.len() >= MIN_SEARCHED_BYTES);
     all
 }

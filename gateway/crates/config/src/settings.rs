@@ -41,6 +41,24 @@ impl Settings {
             .get(MAIN_TENANT)
             .expect("settings always hold the tenant `main`")
     }
+
+    /// Every secret of every tenant, for filters that keep them out of logs and answers.
+    pub fn secrets(&self) -> Vec<&Secret> {
+        let mut all = Vec::new();
+        for tenant in self.tenants.values() {
+            all.extend(tenant.auth.token.iter());
+            all.extend(tenant.auth.password.iter());
+            for agent in tenant.agents.entries.values() {
+                if let AgentBackend::OpenAi(openai) = &agent.backend {
+                    all.extend(openai.api_key.iter());
+                }
+            }
+            for account in &tenant.channels {
+                all.extend(account.secrets.values());
+            }
+        }
+        all
+    }
 }
 
 /// Process-wide gateway settings.
