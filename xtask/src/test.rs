@@ -129,6 +129,22 @@ pub fn main(args: &[String]) -> Result<()> {
     }
 }
 
+/// `cargo xtask tools`: only installs what the tests need.
+pub fn tools_only() -> Result<()> {
+    let mut steps = Steps::new("tools");
+    let mut setting = Setting {
+        long: false,
+        vars: Vec::new(),
+    };
+    steps.check("C compiler", || tools::ensure_cc().map(|()| String::new()));
+    ensure_tools(&mut steps, &mut setting);
+    steps.summary();
+    for (name, value) in &setting.vars {
+        println!("{name}={}", value.display());
+    }
+    steps.into_result()
+}
+
 fn count_step(steps: &mut Steps, ok: bool) {
     steps.count.add(if ok {
         Count {
