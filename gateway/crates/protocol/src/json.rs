@@ -250,11 +250,9 @@ where
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut known: HashSet<Cow<'de, str>> = HashSet::new();
         while let Some(BorrowedKey(name)) = map.next_key()? {
-            let step = (self.key)(&name).and_then(|walk| {
-                Ok(match walk {
-                    Walk::Skip => map.next_value::<IgnoredAny>().map(|_| None),
-                    Walk::Look => map.next_value::<Asks>().map(Some),
-                })
+            let step = (self.key)(&name).map(|walk| match walk {
+                Walk::Skip => map.next_value::<IgnoredAny>().map(|_| None),
+                Walk::Look => map.next_value::<Asks>().map(Some),
             });
             match step {
                 Err(error) => {
