@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use gateway_wasm::manifest::World;
+use gateway_wasm::{Plugin, PluginHost};
+
 use crate::channel::{ChannelPlugin, Channels, WasmChannel};
 use crate::host::Host;
 use crate::tenant::Tenant;
@@ -20,28 +23,23 @@ pub(crate) async fn before_runs(tenant: &Arc<Tenant>) {
         Ok(_) => {}
         Err(error) => tenant.log("error", &format!("outbox not recovered: {error}")),
     }
-    let shared = tenant.shared();
-    let plugins: Vec<Arc<dyn ChannelPlugin>> = match &shared.plugins {
-        Some(engines) => shared
-            .plugin_set
-            .iter()
-            .filter(|plugin| plugin.manifest.world == gateway_wasm::manifest::World::ChannelV0_1)
-            .map(|plugin| {
-                Arc::new(WasmChannel::new(engines.clone(), plugin.clone()))
-                    as Arc<dyn ChannelPlugin>
-            })
-            .collect(),
-        None => Vec::new(),
-    };
-    install(tenant, &plugins);
-}
-
-/// Gives a tenant its channels; a simulation calls it with doubles.
-pub fn install(tenant: &Arc<Tenant>, plugins: &[Arc<dyn ChannelPlugin>]) {
-    let channels = Channels::new(tenant, plugins);
+    let channels = Channels::new(tenant, &tenant.shared().channel_plugins);
     tenant.set_delivery(channels.clone());
     tenant.set_channel_control(channels.clone());
     tenant.set_channels(channels);
+}
+
+/// The channel kinds of a host: those given, then the loaded plugins.
+pub(crate) fn channel_plugins(
+    mut given: Vec<Arc<dyn ChannelPlugin>>,
+    engines: Option<&Arc<PluginHost>>,
+    loaded: &[Arc<Plugin>],
+) -> Vec<Arc<dyn ChannelPlugin>> {
+    let Some(engines) = engines else { return given };
+    for plugin in loaded.iter().filter(|plugin| plugin.manifest.world == World::ChannelV0_1) {
+        given.push(Arc::new(WasmChannel::new(engines.clone(), plugin.clone())));
+    }
+    given
 }
 
 /// Starts channels, runs boot scripts, then says ready. Runs beside the listener: clients are told to wait until it is over.

@@ -1,0 +1,332 @@
+//! Who is calling: credential → tenant and scopes.
+//!
+//! Secrets of the settings are turned into keyed hashes (HMAC-SHA-256 under a key of this host) and only those are
+//! kept and compared, in constant time. A credential names its tenant by itself; a host name or path that names
+//! another one makes it as wrong as a credential that nobody has.
+
+pub mod limiter;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gateway_config::AuthMode;
+use gateway_protocol::error::{DetailCode, RpcError};
+use gateway_protocol::scope::ScopeSet;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+pub use self::limiter::{CredentialClass, FailureLimiter, LimiterRules};
+use crate::clock::Clock;
+use crate::cx::Surface;
+use crate::host::TenantHint;
+use crate::limits::AUTH_CREDENTIAL_MAX_BYTES;
+use crate::tenant::Tenant;
+
+/// A keyed hash of a credential.
+pub type CredentialHash = [u8; 32];
+
+/// One attempt to prove who calls.
+pub struct AuthAttempt<'a> {
+    /// Address of the socket's peer.
+    pub peer: IpAddr,
+    /// Whether that is this machine, seen at the real socket and with no forwarding header.
+    pub loopback: bool,
+    /// The `Origin` header, if there is one: a browser page is never exempt from the limiter.
+    pub origin: Option<&'a str>,
+    /// Tenant named by host name or path.
+    pub tenant_hint: &'a TenantHint,
+    /// `auth.token` or bearer.
+    pub token: Option<&'a str>,
+    /// `auth.password`.
+    pub password: Option<&'a str>,
+    /// The way in.
+    pub surface: Surface,
+}
+
+/// A caller whose credential was right.
+#[derive(Debug, Clone)]
+pub struct Authenticated {
+    /// The tenant of the credential.
+    pub tenant: Arc<Tenant>,
+    /// `token`, `password` or `none`, for `hello-ok.auth.method`.
+    pub method: &'static str,
+    /// The most that the credential may do; the connection gets what it asks for of it.
+    pub ceiling: ScopeSet,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone)]
+pub struct AuthRefusal {
+    /// The answer; the same for every kind of wrong credential.
+    pub error: RpcError,
+}
+
+/// Which kind of secret a hash belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// `gateway.auth.token`.
+    Token,
+    /// `gateway.auth.password`.
+    Password,
+}
+
+impl CredentialKind {
+    /// The name in `hello-ok.auth.method` and in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Password => "password",
+        }
+    }
+}
+
+struct Credential {
+    hash: CredentialHash,
+    kind: CredentialKind,
+    tenant: Arc<Tenant>,
+}
+
+/// The credentials of all tenants and the failure limiter. Replaced as a whole when settings change, so that an old
+/// secret ends at once.
+pub struct Authenticator {
+    key: [u8; 32],
+    credentials: arc_swap::ArcSwap<HashMap<CredentialHash, Credential>>,
+    open_tenant: arc_swap::ArcSwapOption<Tenant>,
+    limiter: FailureLimiter,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Authenticator({} credentials)",
+            self.credentials.load().len()
+        )
+    }
+}
+
+/// The keyed hash of a secret.
+#[must_use]
+pub fn credential_hash(key: &[u8; 32], secret: &str) -> CredentialHash {
+    // HMAC takes keys of any length, so this cannot fail; the fallback keeps the function total and matches nothing.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        return [0; 32];
+    };
+    mac.update(secret.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+/// The credentials that a tenant's settings name; the secret of an unused mode is not one.
+#[must_use]
+pub fn credentials_of(
+    key: &[u8; 32],
+    auth: &gateway_config::AuthSettings,
+) -> Vec<(CredentialHash, CredentialKind)> {
+    let kind = match auth.mode {
+        AuthMode::None => return Vec::new(),
+        AuthMode::Token => CredentialKind::Token,
+        AuthMode::Password => CredentialKind::Password,
+    };
+    auth.active()
+        .map(|secret| (credential_hash(key, secret.expose()), kind))
+        .into_iter()
+        .collect()
+}
+
+impl Authenticator {
+    /// An authenticator that knows nobody yet.
+    #[must_use]
+    pub fn new(key: [u8; 32], rules: LimiterRules, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            key,
+            credentials: arc_swap::ArcSwap::from_pointee(HashMap::new()),
+            open_tenant: arc_swap::ArcSwapOption::empty(),
+            limiter: FailureLimiter::new(rules),
+            clock,
+        }
+    }
+
+    /// Replaces all credentials. A secret that two tenants share belongs to neither: it is left out and named in
+    /// the result (slugs), because it cannot say which tenant it means.
+    pub fn replace<'a>(
+        &self,
+        tenants: impl IntoIterator<Item = (&'a Arc<Tenant>, &'a gateway_config::AuthSettings)>,
+    ) -> Vec<String> {
+        let mut map: HashMap<CredentialHash, Credential> = HashMap::new();
+        let mut shared: Vec<(CredentialHash, String)> = Vec::new();
+        let mut open = None;
+        for (tenant, auth) in tenants {
+            if auth.mode == AuthMode::None && tenant.slug() == gateway_config::MAIN_TENANT {
+                open = Some(tenant.clone());
+            }
+            for (hash, kind) in credentials_of(&self.key, auth) {
+                if let Some(other) = map.get(&hash) {
+                    shared.push((hash, other.tenant.slug().to_owned()));
+                    shared.push((hash, tenant.slug().to_owned()));
+                }
+                map.insert(
+                    hash,
+                    Credential {
+                        hash,
+                        kind,
+                        tenant: tenant.clone(),
+                    },
+                );
+            }
+        }
+        for (hash, _) in &shared {
+            map.remove(hash);
+        }
+        self.credentials.store(Arc::new(map));
+        self.open_tenant.store(open);
+        shared.into_iter().map(|(_, slug)| slug).collect()
+    }
+
+    /// Forgets limiter entries that ended.
+    pub(crate) fn sweep(&self) {
+        self.limiter.sweep(self.clock.monotonic_ms());
+    }
+
+    fn verify(&self, secret: &str) -> Option<(Arc<Tenant>, CredentialKind)> {
+        if secret.is_empty() || secret.len() > AUTH_CREDENTIAL_MAX_BYTES {
+            return None;
+        }
+        let hash = credential_hash(&self.key, secret);
+        let credentials = self.credentials.load();
+        // The map is searched by a hash that an outsider can neither choose nor predict; the full comparison is
+        // constant time.
+        let found = credentials.get(&hash)?;
+        bool::from(found.hash.ct_eq(&hash)).then(|| (found.tenant.clone(), found.kind))
+    }
+
+    /// Checks one attempt.
+    ///
+    /// # Errors
+    /// The answer for the caller; it does not say whether another tenant knows the credential.
+    pub fn authenticate(&self, a: &AuthAttempt<'_>) -> Result<Authenticated, AuthRefusal> {
+        let hinted = |tenant: &Arc<Tenant>| a.tenant_hint.admits(tenant);
+        if let Some(tenant) = self.open_tenant.load_full()
+            && hinted(&tenant)
+            && a.loopback
+            && a.origin.is_none()
+        {
+            return Ok(Authenticated {
+                tenant,
+                method: "none",
+                ceiling: ScopeSet::ALL,
+            });
+        }
+        let given: Vec<&str> = [a.token, a.password].into_iter().flatten().collect();
+        if given.is_empty() {
+            return Err(refusal(missing(a)));
+        }
+        let class = match a.surface {
+            Surface::JsonRpcHttp | Surface::OpenAi => CredentialClass::HttpBearer,
+            _ => CredentialClass::SharedSecret,
+        };
+        let exempt = a.loopback && a.origin.is_none();
+        let place = if exempt {
+            None
+        } else {
+            match self
+                .limiter
+                .reserve(a.peer, class, self.clock.monotonic_ms())
+            {
+                Ok(place) => Some(place),
+                Err(wait_ms) => return Err(refusal(rate_limited(wait_ms))),
+            }
+        };
+        let found = given
+            .into_iter()
+            .find_map(|secret| self.verify(secret))
+            .filter(|(tenant, _)| hinted(tenant));
+        match found {
+            Some((tenant, kind)) => {
+                if let Some(place) = place {
+                    place.succeeded();
+                }
+                Ok(Authenticated {
+                    tenant,
+                    method: kind.as_str(),
+                    ceiling: ScopeSet::ALL,
+                })
+            }
+            None => {
+                if let Some(place) = place {
+                    place.failed();
+                }
+                Err(refusal(mismatch(a)))
+            }
+        }
+    }
+}
+
+fn refusal(error: RpcError) -> AuthRefusal {
+    AuthRefusal { error }
+}
+
+fn missing(a: &AuthAttempt<'_>) -> RpcError {
+    match a.surface {
+        // Existing clients know this one for a connect without any credential.
+        Surface::V4 => RpcError::new(
+            DetailCode::DeviceIdentityRequired,
+            "device identity required",
+        ),
+        _ => RpcError::new(
+            DetailCode::AuthTokenMissing,
+            "unauthorized: gateway token missing (provide gateway auth token)",
+        )
+        .with("authReason", "token_missing")
+        .with("canRetryWithDeviceToken", false)
+        .with("recommendedNextStep", "update_auth_configuration"),
+    }
+}
+
+fn mismatch(a: &AuthAttempt<'_>) -> RpcError {
+    let (code, message, reason) = if a.token.is_none() {
+        (
+            DetailCode::AuthPasswordMismatch,
+            "unauthorized: gateway password mismatch (provide gateway auth password)",
+            "password_mismatch",
+        )
+    } else {
+        (
+            DetailCode::AuthTokenMismatch,
+            "unauthorized: gateway token mismatch (provide gateway auth token)",
+            "token_mismatch",
+        )
+    };
+    RpcError::new(code, message)
+        .with("authReason", reason)
+        .with("canRetryWithDeviceToken", false)
+        .with("recommendedNextStep", "update_auth_credentials")
+}
+
+fn rate_limited(wait_ms: u64) -> RpcError {
+    RpcError::new(
+        DetailCode::AuthRateLimited,
+        "unauthorized: too many failed authentication attempts (retry later)",
+    )
+    .with("authReason", "rate_limited")
+    .with("canRetryWithDeviceToken", false)
+    .with("recommendedNextStep", "wait_then_retry")
+    .retry_after_ms(wait_ms)
+}
+
+/// The scopes of a new connection: what it asks for, but never more than its credential may have. Unknown names
+/// grant nothing; a probe gets none.
+#[must_use]
+pub fn effective_scopes<S: AsRef<str>>(requested: &[S], ceiling: ScopeSet, mode: &str) -> ScopeSet {
+    if mode == "probe" {
+        return ScopeSet::NONE;
+    }
+    requested
+        .iter()
+        .filter_map(|name| name.as_ref().parse().ok())
+        .filter(|scope| ceiling.allows(*scope))
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! One way from a decoded request to its result, whatever transport or codec it came by.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gateway_protocol::error::{DetailCode, RpcError};
+use gateway_protocol::method::{Class, refuse_unknown};
+use serde_json::value::RawValue;
+
+use crate::cx::Cx;
+use crate::host::Host;
+use crate::limits::{COMMAND_DEADLINE_MS, QUERY_DEADLINE_MS};
+use crate::registry::Handler;
+
+/// Where a call is after [`dispatch`].
+pub enum Dispatched {
+    /// Answered.
+    Ready(Result<Bytes, RpcError>),
+    /// To be driven to its end. It does not borrow anything and may run on any task.
+    Pending(BoxFuture<'static, Result<Bytes, RpcError>>),
+}
+
+impl std::fmt::Debug for Dispatched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ready(r) => write!(f, "Ready({:?})", r.as_ref().map(Bytes::len)),
+            Self::Pending(_) => f.write_str("Pending"),
+        }
+    }
+}
+
+impl Dispatched {
+    /// The result, driven here.
+    pub async fn wait(self) -> Result<Bytes, RpcError> {
+        match self {
+            Self::Ready(r) => r,
+            Self::Pending(f) => f.await,
+        }
+    }
+}
+
+/// Checks the caller against the method, decodes the params and runs the handler.
+///
+/// `strict` is the JSON-RPC surface: unknown params are refused, and an unknown method is told as such to everybody.
+#[must_use]
+pub fn dispatch(
+    host: &Host,
+    cx: Cx,
+    method: &str,
+    params: Option<&RawValue>,
+    strict: bool,
+) -> Dispatched {
+    match admit(host, &cx, method, strict) {
+        Err(error) => Dispatched::Ready(Err(error)),
+        Ok(entry) => run(host, entry, cx, params, strict),
+    }
+}
+
+fn admit<'h>(
+    host: &'h Host,
+    cx: &Cx,
+    method: &str,
+    strict: bool,
+) -> Result<&'h crate::registry::Entry, RpcError> {
+    let caller = &cx.caller;
+    let Some(entry) = host.registry().get(method) else {
+        return Err(if strict {
+            RpcError::unknown_method(method)
+        } else {
+            refuse_unknown(method, caller.role, caller.scopes)
+        });
+    };
+    entry.spec.access.check(caller.role, caller.scopes)?;
+    if let Some(only) = &caller.only_methods
+        && !only.iter().any(|m| **m == *method)
+    {
+        return Err(RpcError::new(
+            DetailCode::CapabilityDenied,
+            "this caller may not use this method",
+        )
+        .with("method", method));
+    }
+    if host.is_draining() && entry.spec.class != Class::Query {
+        return Err(
+            RpcError::new(DetailCode::Draining, "the gateway is shutting down")
+                .with("reason", "gateway-restarting")
+                .retry_after_ms(500),
+        );
+    }
+    Ok(entry)
+}
+
+fn run(
+    host: &Host,
+    entry: &crate::registry::Entry,
+    cx: Cx,
+    params: Option<&RawValue>,
+    strict: bool,
+) -> Dispatched {
+    let name = entry.spec.name;
+    let faults = host.faults().clone();
+    match &entry.handler {
+        Handler::Sync(handler) => {
+            let result =
+                std::panic::catch_unwind(AssertUnwindSafe(|| handler(&cx, params, strict)));
+            Dispatched::Ready(result.unwrap_or_else(|panic| Err(faults.panicked(name, &*panic))))
+        }
+        Handler::Async(handler) => {
+            let cancel = cx.cancel.clone();
+            let started =
+                std::panic::catch_unwind(AssertUnwindSafe(|| handler(cx, params, strict)));
+            let future = match started {
+                Ok(Ok(future)) => future,
+                Ok(Err(error)) => return Dispatched::Ready(Err(error)),
+                Err(panic) => return Dispatched::Ready(Err(faults.panicked(name, &*panic))),
+            };
+            let guarded = AssertUnwindSafe(future).catch_unwind();
+            let finished = move |r: Result<Result<Bytes, RpcError>, Panic>| match r {
+                Ok(result) => result,
+                Err(panic) => Err(faults.panicked(name, &*panic)),
+            };
+            match entry.spec.class {
+                // May outlive every default deadline; ends with its caller.
+                Class::Wait => {
+                    Dispatched::Pending(Box::pin(async move { finished(guarded.await) }))
+                }
+                Class::Command => Dispatched::Pending(Box::pin(async move {
+                    match tokio::time::timeout(Duration::from_millis(COMMAND_DEADLINE_MS), guarded)
+                        .await
+                    {
+                        Ok(r) => finished(r),
+                        Err(_) => Err(deadline(name)),
+                    }
+                })),
+                Class::Query => Dispatched::Pending(Box::pin(async move {
+                    let timed =
+                        tokio::time::timeout(Duration::from_millis(QUERY_DEADLINE_MS), guarded);
+                    tokio::select! {
+                        r = timed => match r { Ok(r) => finished(r), Err(_) => Err(deadline(name)) },
+                        () = cancel.cancelled() => Err(RpcError::unavailable("cancelled")),
+                    }
+                })),
+            }
+        }
+    }
+}
+
+/// What a panic carries.
+type Panic = Box<dyn std::any::Any + Send>;
+
+fn deadline(method: &str) -> RpcError {
+    RpcError::new(DetailCode::Deadline, format!("{method} took too long"))
+}

@@ -1,0 +1,268 @@
+//! The health of a tenant as a published snapshot: made from what is in memory when something changed, kept as the bytes
+//! that are sent. A reader never waits for the store, and never gets counts that are older than the last change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gateway_protocol::event;
+use gateway_protocol::methods::system::{
+    AgentHealth, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth, StatusAgentSessions,
+    StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult, StatusRuns, StatusSession,
+    StatusSessions,
+};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::hub::Routing;
+use crate::tenant::Tenant;
+
+/// Label of the place where sessions are kept; never a path.
+const STORE_LABEL: &str = "store";
+
+struct Cached {
+    version: u64,
+    bytes: Bytes,
+}
+
+/// The published health and status of one tenant.
+#[derive(Default)]
+pub struct Health {
+    version: Arc<AtomicU64>,
+    announced: AtomicU64,
+    health: Mutex<Option<Cached>>,
+    status: Mutex<Option<Cached>>,
+    channels: Mutex<BTreeMap<String, Value>>,
+    faults: Mutex<Vec<gateway_protocol::methods::system::PluginFault>>,
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Health(v{})", self.version.load(Ordering::Relaxed))
+    }
+}
+
+impl Health {
+    /// `version` is shared with the presence, which stamps events with both.
+    pub(crate) fn new(version: Arc<AtomicU64>) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
+    /// Something that health or status shows has changed.
+    pub fn nudge(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Publishes the state of one channel kind (a JSON object); `None` removes it.
+    pub fn set_channel(&self, kind: &str, state: Option<Value>) {
+        {
+            let mut channels = self.channels.lock();
+            match state {
+                Some(state) => channels.insert(kind.to_owned(), state),
+                None => channels.remove(kind),
+            };
+        }
+        self.nudge();
+    }
+
+    /// Publishes the components that could not be loaded.
+    pub fn set_faults(&self, faults: Vec<gateway_protocol::methods::system::PluginFault>) {
+        *self.faults.lock() = faults;
+        self.nudge();
+    }
+
+    /// The health snapshot as JSON, with all changes so far.
+    #[must_use]
+    pub fn encoded(&self, tenant: &Tenant) -> Bytes {
+        cached(&self.health, &self.version, || snapshot(self, tenant))
+    }
+
+    /// The answer of `status` as JSON, with all changes so far.
+    #[must_use]
+    pub fn status(&self, tenant: &Tenant) -> Bytes {
+        cached(&self.status, &self.version, || status(tenant))
+    }
+
+    /// Sends the `health` event if something changed since the last one; called by the reconciler.
+    pub(crate) fn announce(&self, tenant: &Tenant) {
+        let version = self.version.load(Ordering::Acquire);
+        if self.announced.swap(version, Ordering::AcqRel) != version {
+            let bytes = self.encoded(tenant);
+            tenant
+                .hub()
+                .emit_json::<event::Health>(&bytes, Routing::Everyone);
+        }
+    }
+
+    /// Makes both snapshots anew, so that the ages in them do not grow old.
+    pub(crate) fn refresh(&self) {
+        *self.health.lock() = None;
+        *self.status.lock() = None;
+    }
+}
+
+fn cached<T: serde::Serialize>(
+    slot: &Mutex<Option<Cached>>,
+    version: &AtomicU64,
+    make: impl FnOnce() -> T,
+) -> Bytes {
+    let mut slot = slot.lock();
+    // Read before the facts are: a change in between makes the next reader do it again.
+    let now = version.load(Ordering::Acquire);
+    if let Some(cached) = &*slot
+        && cached.version == now
+    {
+        return cached.bytes.clone();
+    }
+    let bytes = serde_json::to_vec(&make()).map_or_else(
+        |error| {
+            tracing::error!(%error, "snapshot not encoded");
+            Bytes::from_static(b"{}")
+        },
+        Bytes::from,
+    );
+    *slot = Some(Cached {
+        version: now,
+        bytes: bytes.clone(),
+    });
+    bytes
+}
+
+fn age(now: i64, then: i64) -> u64 {
+    u64::try_from(now.saturating_sub(then)).unwrap_or(0)
+}
+
+fn sessions_health(tenant: &Tenant, agent: Option<&str>, now: i64) -> SessionsHealth {
+    let recent: Vec<RecentSession> = tenant
+        .sessions()
+        .recent()
+        .into_iter()
+        .filter(|(_, a, _)| agent.is_none_or(|want| want == a))
+        .map(|(key, _, at)| RecentSession {
+            key,
+            updated_at: Some(at),
+            age: Some(age(now, at)),
+        })
+        .collect();
+    SessionsHealth {
+        path: STORE_LABEL.to_owned(),
+        count: match agent {
+            None => tenant.sessions().count(),
+            Some(id) => tenant.sessions().count_of(id),
+        },
+        recent,
+    }
+}
+
+fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
+    let now = tenant.now_ms();
+    let agents = tenant.agents();
+    let channels = health.channels.lock().clone();
+    HealthSnapshot {
+        ok: true,
+        ts: now,
+        plugins: PluginHealth {
+            loaded: tenant
+                .shared()
+                .plugin_set
+                .iter()
+                .map(|p| p.manifest.id.clone())
+                .collect(),
+            errors: health.faults.lock().clone(),
+        },
+        channel_order: channels.keys().cloned().collect(),
+        channel_labels: channels.keys().map(|k| (k.clone(), k.clone())).collect(),
+        channels,
+        default_agent_id: agents.default_id().to_owned(),
+        agents: agents
+            .ids()
+            .map(|id| AgentHealth {
+                agent_id: id.to_owned(),
+                is_default: id == agents.default_id(),
+                sessions: sessions_health(tenant, Some(id), now),
+                ..AgentHealth::default()
+            })
+            .collect(),
+        sessions: sessions_health(tenant, None, now),
+        ..HealthSnapshot::default()
+    }
+}
+
+fn status(tenant: &Tenant) -> StatusResult {
+    let now = tenant.now_ms();
+    let agents = tenant.agents();
+    let recent: Vec<StatusSession> = tenant
+        .sessions()
+        .recent()
+        .into_iter()
+        .map(|(key, agent, at)| StatusSession {
+            model: agents.get(&agent).map(|a| a.backend.model().to_owned()),
+            agent_id: agent,
+            kind: crate::session::events::kind_of(&key).to_owned(),
+            key,
+            session_id: String::new(),
+            updated_at: at,
+            age: age(now, at),
+        })
+        .collect();
+    let (active, queued) = tenant.sessions().run_counts();
+    StatusResult {
+        runtime_version: tenant.shared().version.to_owned(),
+        heartbeat: StatusHeartbeat {
+            default_agent_id: agents.default_id().to_owned(),
+            agents: agents
+                .ids()
+                .map(|id| StatusHeartbeatAgent {
+                    agent_id: id.to_owned(),
+                    ..StatusHeartbeatAgent::default()
+                })
+                .collect(),
+        },
+        channel_summary: tenant
+            .health()
+            .channels
+            .lock()
+            .iter()
+            .map(|(kind, state)| {
+                let running = state.get("running").and_then(Value::as_bool);
+                match running {
+                    Some(true) => format!("{kind}: running"),
+                    Some(false) => format!("{kind}: stopped"),
+                    None => kind.clone(),
+                }
+            })
+            .collect(),
+        sessions: StatusSessions {
+            paths: vec![STORE_LABEL.to_owned()],
+            count: tenant.sessions().count(),
+            defaults: StatusDefaults {
+                model: agents
+                    .get(agents.default_id())
+                    .map(|a| a.backend.model().to_owned()),
+                context_tokens: None,
+            },
+            by_agent: agents
+                .ids()
+                .map(|id| StatusAgentSessions {
+                    agent_id: id.to_owned(),
+                    path: STORE_LABEL.to_owned(),
+                    count: tenant.sessions().count_of(id),
+                    recent: recent
+                        .iter()
+                        .filter(|s| s.agent_id == id)
+                        .cloned()
+                        .collect(),
+                })
+                .collect(),
+            recent,
+        },
+        runs: StatusRuns { active, queued },
+        tenant: tenant.slug().to_owned(),
+        uptime_ms: age(now, tenant.shared().started_ms),
+        ..StatusResult::default()
+    }
+}

@@ -1,0 +1,681 @@
+//! The process: it opens the stores, makes the tenants, tells whom a caller belongs to, and stops everything in order.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_config::Settings;
+use gateway_egress::{Egress, EgressOptions};
+use gateway_protocol::ids::ConnId;
+use gateway_protocol::scope::ScopeSet;
+use gateway_store::{
+    CredentialHash, HostDb, StateDir, StoreError, StoreExec, StoreOptions, SyncMode, TenantDb,
+    TenantId,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::{Agents, BackendFactory, ConfiguredBackends};
+use crate::auth::{AuthAttempt, AuthRefusal, Authenticated, Authenticator, LimiterRules};
+use crate::clock::{Clock, SystemClock};
+use crate::faults::Faults;
+use crate::hub::ConnInfo;
+use crate::limits::{HEALTH_RECONCILE_MS, STOP_GRACE_MS};
+use crate::logs::{LogBook, LogSink, Redactor};
+use crate::random::{OsRandom, Random};
+use crate::registry::{Registry, RegistryError};
+use crate::tenant::{Shared, Tenant};
+
+/// What a host is started with.
+pub struct HostOptions {
+    /// The state directory; locked while the host lives.
+    pub state_dir: PathBuf,
+    /// Resolved settings.
+    pub settings: Settings,
+    /// Directory of plugins; overrides the one of the settings.
+    pub plugin_dir: Option<PathBuf>,
+    /// Directory for compiled guests; `None` keeps none.
+    pub plugin_cache: Option<PathBuf>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+    /// The way out to the network.
+    pub egress: Option<Egress>,
+    /// Makes agent backends; `None` makes those of the settings.
+    pub backends: Option<Arc<dyn BackendFactory>>,
+    /// Where store closures run; `None` starts threads.
+    pub exec: Option<StoreExec>,
+    /// How much a commit does for durability. `Full` outside tests.
+    pub sync: SyncMode,
+    /// Where log lines go besides memory.
+    pub log_sink: Option<Arc<dyn LogSink>>,
+    /// Whether guests are loaded at all (simulations have none).
+    pub guests: bool,
+    /// Channel kinds besides the loaded ones: doubles of tests and simulations.
+    pub channel_plugins: Vec<Arc<dyn crate::channel::ChannelPlugin>>,
+}
+
+impl HostOptions {
+    /// The real thing: system clock, system randomness, store threads, guests.
+    #[must_use]
+    pub fn new(state_dir: impl Into<PathBuf>, settings: Settings) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            settings,
+            plugin_dir: None,
+            plugin_cache: None,
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(OsRandom),
+            egress: None,
+            backends: None,
+            exec: None,
+            sync: SyncMode::Full,
+            log_sink: None,
+            guests: true,
+            channel_plugins: Vec::new(),
+        }
+    }
+}
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory is not usable (or another gateway has it; the text says which).
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The method table is incomplete: a fault of this build.
+    #[error("method table: {0}")]
+    Registry(#[from] RegistryError),
+    /// The way out to the network could not be made.
+    #[error("egress: {0}")]
+    Egress(String),
+    /// The guest engine could not be made.
+    #[error("guests: {0}")]
+    Guests(String),
+    /// Settings that no gateway can run with.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// The tenant that a request names by host name or path.
+#[derive(Debug, Clone)]
+pub enum TenantHint {
+    /// It names none: the credential decides.
+    Unnamed,
+    /// This one.
+    Named(Arc<Tenant>),
+    /// One that does not exist. No credential fits it, and the refusal is that of a wrong credential.
+    Nobody,
+}
+
+impl TenantHint {
+    /// Whether a credential of `tenant` may be used here.
+    #[must_use]
+    pub fn admits(&self, tenant: &Tenant) -> bool {
+        match self {
+            Self::Unnamed => true,
+            Self::Named(named) => named.id() == tenant.id(),
+            Self::Nobody => false,
+        }
+    }
+
+    /// The named tenant.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Arc<Tenant>> {
+        match self {
+            Self::Named(tenant) => Some(tenant),
+            _ => None,
+        }
+    }
+}
+
+/// Host name and path name different tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("host name and path name different tenants")]
+pub struct ContradictoryHints;
+
+/// What a handshake needs for its `hello-ok`.
+pub struct HelloInput<'a> {
+    /// The tenant.
+    pub tenant: &'a Arc<Tenant>,
+    /// The new connection, as it is (or will be) registered.
+    pub conn: &'a ConnInfo,
+    /// `token`, `password`, `none`.
+    pub auth_method: &'a str,
+}
+
+/// The process-wide owner of tenants.
+pub struct Host {
+    tenants: BTreeMap<String, Arc<Tenant>>,
+    by_host: BTreeMap<String, Arc<Tenant>>,
+    shared: Arc<Shared>,
+    auth: Authenticator,
+    registry: Registry,
+    hello: crate::hello::HelloParts,
+    stop: CancellationToken,
+    draining: AtomicBool,
+    ready: watch::Sender<bool>,
+    host_db: HostDb,
+    pool: Option<Arc<gateway_store::WriterPool>>,
+    // Dropped last: it holds the lock on the directory.
+    _state_dir: StateDir,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Host({} tenants)", self.tenants.len())
+    }
+}
+
+impl Host {
+    /// Opens everything and takes up unfinished work. Readiness ([`Host::ready`]) comes a little later, when boot
+    /// scripts ran.
+    ///
+    /// # Errors
+    /// See [`StartError`]. A tenant whose store is broken does not stop the others: it answers with errors.
+    pub async fn start(options: HostOptions) -> Result<Arc<Self>, StartError> {
+        let state_dir = StateDir::open(&options.state_dir)?;
+        let host_db = HostDb::open(&state_dir, StoreOptions { sync: options.sync })?;
+        let (exec, pool) = match options.exec {
+            Some(exec) => (exec, None),
+            None => {
+                let pool = gateway_store::WriterPool::new(STORE_WRITERS, STORE_READERS)?;
+                (StoreExec::Threads(pool.clone()), Some(pool))
+            }
+        };
+        let egress = match options.egress {
+            Some(egress) => egress,
+            None => Egress::new(EgressOptions::default())
+                .map_err(|e| StartError::Egress(e.to_string()))?,
+        };
+        let backends = options.backends.unwrap_or_else(|| {
+            Arc::new(ConfiguredBackends {
+                egress: egress.clone(),
+            })
+        });
+        let guests = load_guests(
+            options.guests,
+            options
+                .plugin_dir
+                .or_else(|| options.settings.plugins_dir.clone()),
+            options.plugin_cache,
+            &host_db,
+        )
+        .await?;
+        let clock = options.clock;
+        let settings = options.settings;
+        let shared = Arc::new(Shared {
+            version: env!("CARGO_PKG_VERSION"),
+            boot_id: crate::random::uuid(&*options.random),
+            started_ms: clock.now_ms(),
+            faults: Faults::new(options.random.clone()),
+            identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
+            clock: clock.clone(),
+            random: options.random,
+            egress: Arc::new(egress),
+            channel_plugins: crate::start::channel_plugins(options.channel_plugins, guests.host.as_ref(), &guests.plugins),
+            plugins: guests.host,
+            plugin_set: guests.plugins,
+            config_view: settings
+                .tenants
+                .values()
+                .map(|t| {
+                    (
+                        t.slug.clone(),
+                        crate::rpc::config::ConfigView::new(&settings, t),
+                    )
+                })
+                .collect(),
+        });
+        let stop = CancellationToken::new();
+        let mut tenants = BTreeMap::new();
+        let mut by_host = BTreeMap::new();
+        for (slug, tenant_settings) in &settings.tenants {
+            let row = host_db.ensure_tenant(slug, clock.now_ms())?;
+            let db = TenantDb::open(
+                state_dir.tenant_dir(&row),
+                row.id.clone(),
+                host_db.epoch(),
+                exec.clone(),
+                options.sync,
+            )?;
+            let label: Arc<str> = row.id.as_str().into();
+            let agents = Agents::build(tenant_settings, &label, &*backends, &clock);
+            let logs = Arc::new(LogBook::new(
+                Redactor::new(secrets_of(tenant_settings)),
+                options.log_sink.clone(),
+            ));
+            let tenant = Tenant::new(
+                row.id,
+                tenant_settings.clone(),
+                db,
+                shared.clone(),
+                agents,
+                logs,
+                stop.child_token(),
+            );
+            for name in &tenant_settings.hosts {
+                by_host.insert(name.to_ascii_lowercase(), tenant.clone());
+            }
+            tenants.insert(slug.clone(), tenant);
+        }
+        let limits = &settings.gateway.limits;
+        let auth = Authenticator::new(
+            host_db.derive_key("credentials"),
+            LimiterRules {
+                failures: limits.auth_failures,
+                window_ms: limits.auth_window_ms,
+                lockout_ms: limits.auth_lockout_ms,
+            },
+            clock.clone(),
+        );
+        let host = Arc::new(Self {
+            hello: crate::hello::HelloParts::new(shared.version, &shared.boot_id),
+            registry: crate::rpc::registry()?,
+            tenants,
+            by_host,
+            shared,
+            auth,
+            stop,
+            draining: AtomicBool::new(false),
+            ready: watch::Sender::new(false),
+            host_db,
+            pool,
+            _state_dir: state_dir,
+        });
+        host.sync_credentials(&settings)?;
+        for tenant in host.tenants.values() {
+            host.open_tenant(tenant, &guests.faults).await;
+        }
+        host.spawn_sweeper();
+        crate::start::boot(&host).await;
+        Ok(host)
+    }
+
+    /// Replaces the credentials by those of `settings` in memory and in the host's store. The old ones end at once.
+    ///
+    /// # Errors
+    /// Two tenants that share a secret, or a store error.
+    pub fn sync_credentials(&self, settings: &Settings) -> Result<(), StartError> {
+        let pairs: Vec<_> = settings
+            .tenants
+            .iter()
+            .filter_map(|(slug, s)| Some((self.tenants.get(slug)?, &s.auth)))
+            .collect();
+        let shared = self.auth.replace(pairs.iter().map(|(t, a)| (*t, *a)));
+        if let Some(slug) = shared.first() {
+            return Err(StartError::Settings(format!(
+                "tenant {slug} has the same token or password as another tenant; each tenant needs its own (next step: `gateway secret set`)"
+            )));
+        }
+        let key = self.host_db.derive_key("credentials");
+        let rows: Vec<(CredentialHash, TenantId, String)> = pairs
+            .iter()
+            .flat_map(|(tenant, auth)| {
+                crate::auth::credentials_of(&key, auth)
+                    .into_iter()
+                    .map(|(hash, kind)| {
+                        (
+                            CredentialHash(hash),
+                            tenant.id().clone(),
+                            kind.as_str().to_owned(),
+                        )
+                    })
+            })
+            .collect();
+        self.host_db.replace_credentials(rows)?;
+        Ok(())
+    }
+
+    /// Opens a tenant's store and takes up what is unfinished. Failures leave this tenant degraded.
+    async fn open_tenant(
+        &self,
+        tenant: &Arc<Tenant>,
+        faults: &[gateway_protocol::methods::system::PluginFault],
+    ) {
+        tenant.health().set_faults(faults.to_vec());
+        for (agent, why) in tenant.agents().broken() {
+            tenant.log("ERROR", &format!("agent {agent} cannot answer: {why}"));
+        }
+        if let Err(error) = self.take_up(tenant).await {
+            tracing::error!(tenant = tenant.slug(), %error, "tenant is degraded");
+            tenant.log("ERROR", &format!("the store could not be opened: {error}"));
+        }
+        spawn_loops(tenant);
+    }
+
+    async fn take_up(&self, tenant: &Arc<Tenant>) -> Result<(), StoreError> {
+        tenant.db().ensure_open().await?;
+        let agents: Vec<String> = tenant.agents().ids().map(str::to_owned).collect();
+        let (counts, recent) = tenant
+            .db()
+            .read(move |r| {
+                let counts = agents
+                    .into_iter()
+                    .map(|id| r.count_sessions(Some(&id)).map(|n| (id, n)))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let recent = r.list_sessions(&gateway_store::ListQuery {
+                    limit: 5,
+                    ..gateway_store::ListQuery::default()
+                })?;
+                Ok((counts, recent.items))
+            })
+            .await?;
+        for (agent, count) in counts {
+            tenant
+                .sessions()
+                .set_count(&agent, u64::try_from(count).unwrap_or(0));
+        }
+        for s in recent.iter().rev() {
+            tenant.sessions().touched(&s.key, &s.agent_id, s.updated_at);
+        }
+        crate::start::before_runs(tenant).await;
+        let taken = crate::session::recover(tenant).await?;
+        if taken > 0 {
+            tenant.log("INFO", &format!("{taken} unfinished runs taken up again"));
+        }
+        tenant.health().nudge();
+        Ok(())
+    }
+
+    fn spawn_sweeper(self: &Arc<Self>) {
+        let host = Arc::downgrade(self);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            let mut every = tokio::time::interval(Duration::from_secs(60));
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = every.tick() => {}
+                }
+                match host.upgrade() {
+                    Some(host) => host.auth.sweep(),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    /// The tenant named by a `Host` name (without port) and by a path below `/t/<slug>/`.
+    ///
+    /// # Errors
+    /// When the two name different tenants.
+    pub fn tenant_by_hints(
+        &self,
+        host: Option<&str>,
+        path_slug: Option<&str>,
+    ) -> Result<TenantHint, ContradictoryHints> {
+        let by_host = host.and_then(|h| {
+            let name = h.trim_end_matches('.').to_ascii_lowercase();
+            self.by_host.get(&name)
+        });
+        let by_path = path_slug.map(|slug| self.tenants.get(slug));
+        match (by_host, by_path) {
+            (None, None) => Ok(TenantHint::Unnamed),
+            (Some(t), None) | (None, Some(Some(t))) => Ok(TenantHint::Named(t.clone())),
+            (None, Some(None)) => Ok(TenantHint::Nobody),
+            (Some(a), Some(Some(b))) if a.id() == b.id() => Ok(TenantHint::Named(a.clone())),
+            (Some(_), Some(_)) => Err(ContradictoryHints),
+        }
+    }
+
+    /// Who is calling. The failure limiter is inside.
+    ///
+    /// # Errors
+    /// The answer to give; it is the same for every kind of wrong credential.
+    pub fn authenticate(&self, attempt: &AuthAttempt<'_>) -> Result<Authenticated, AuthRefusal> {
+        self.auth.authenticate(attempt)
+    }
+
+    /// The method table.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The payload of `hello-ok` as JSON.
+    #[must_use]
+    pub fn hello_ok(&self, input: &HelloInput<'_>) -> Bytes {
+        self.hello.encode(input)
+    }
+
+    /// What all tenants share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Caught panics and internal errors.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// All tenants, by slug. For background loops and for channel routes (which name their tenant by path or host).
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.tenants.values()
+    }
+
+    /// The tenant of this slug. Not for text that comes from a caller's params.
+    #[must_use]
+    pub fn tenant(&self, slug: &str) -> Option<&Arc<Tenant>> {
+        self.tenants.get(slug)
+    }
+
+    /// The tenant whose requests carry neither a host name nor a path of a tenant.
+    #[must_use]
+    pub fn main_tenant(&self) -> Option<&Arc<Tenant>> {
+        self.tenants.get(gateway_config::MAIN_TENANT)
+    }
+
+    /// True when boot is over and requests are welcome; false while draining.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    pub(crate) fn set_ready(&self) {
+        if !self.is_draining() {
+            self.ready.send_replace(true);
+        }
+    }
+
+    /// Whether the host is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Cancelled when the host stops.
+    #[must_use]
+    pub fn stop_token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// A new connection id.
+    #[must_use]
+    pub fn new_conn_id(&self) -> ConnId {
+        let id = crate::random::uuid(&*self.shared.random);
+        // A UUID is always a valid id.
+        ConnId::parse(&id).unwrap_or_else(|_| unreachable!("a UUID is a valid connection id"))
+    }
+
+    /// Stops in order: readiness off, `shutdown` events, runs end (until the deadline), answers are flushed, stores
+    /// close. What does not end in time stays in the store and is taken up by the next start.
+    pub async fn shutdown(&self, deadline: Duration) {
+        if self.draining.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.ready.send_replace(false);
+        let until = tokio::time::Instant::now() + deadline;
+        for tenant in self.tenants.values() {
+            tenant.sessions().drain();
+            tenant.hub().emit::<gateway_protocol::event::Shutdown>(
+                &gateway_protocol::event::ShutdownPayload {
+                    reason: "gateway stopping".to_owned(),
+                    restart_expected_ms: None,
+                },
+                crate::hub::Routing::Everyone,
+            );
+        }
+        for tenant in self.tenants.values() {
+            let _ = tokio::time::timeout_at(until, tenant.sessions().wait_idle()).await;
+        }
+        crate::start::stop(self, until).await;
+        self.stop.cancel();
+        let grace = tokio::time::Instant::now() + Duration::from_millis(STOP_GRACE_MS);
+        for tenant in self.tenants.values() {
+            tenant.tasks().close();
+            let _ = tokio::time::timeout_at(grace, tenant.tasks().wait()).await;
+            if let Err(error) = tenant.db().close().await {
+                tracing::warn!(tenant = tenant.slug(), %error, "store not closed cleanly");
+            }
+        }
+        if let Some(pool) = self.pool.clone() {
+            // It joins threads: not on a runtime thread.
+            let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
+        }
+    }
+}
+
+/// Store threads of a host.
+const STORE_WRITERS: usize = 2;
+/// Reader threads of a host.
+const STORE_READERS: usize = 2;
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Loops of tenants hold the tenant, not the host: they end with it.
+        self.stop.cancel();
+    }
+}
+
+struct Guests {
+    host: Option<Arc<gateway_wasm::PluginHost>>,
+    plugins: Vec<Arc<gateway_wasm::Plugin>>,
+    faults: Vec<gateway_protocol::methods::system::PluginFault>,
+}
+
+async fn load_guests(
+    wanted: bool,
+    dir: Option<PathBuf>,
+    cache: Option<PathBuf>,
+    host_db: &HostDb,
+) -> Result<Guests, StartError> {
+    let mut guests = Guests {
+        host: None,
+        plugins: Vec::new(),
+        faults: Vec::new(),
+    };
+    let Some(dir) = dir.filter(|_| wanted) else {
+        return Ok(guests);
+    };
+    let options = gateway_wasm::WasmOptions {
+        cache_dir: cache,
+        cache_key: host_db.derive_key("compiled guests"),
+        ..gateway_wasm::WasmOptions::new()
+    };
+    let host =
+        gateway_wasm::PluginHost::new(options).map_err(|e| StartError::Guests(e.to_string()))?;
+    for loaded in host.load_dir(&dir).await {
+        match loaded {
+            Ok(plugin) => guests.plugins.push(plugin),
+            Err(error) => {
+                let id = error
+                    .dir
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                tracing::error!(plugin = %id, %error, "plugin not loaded");
+                guests
+                    .faults
+                    .push(gateway_protocol::methods::system::PluginFault {
+                        id,
+                        origin: "wasm-dir".to_owned(),
+                        activated: true,
+                        error: error.kind.to_string(),
+                    });
+            }
+        }
+    }
+    guests.host = Some(host);
+    Ok(guests)
+}
+
+/// All secret values of a tenant, to be kept out of its log.
+fn secrets_of(settings: &gateway_config::TenantSettings) -> Vec<String> {
+    let mut out: Vec<String> = [&settings.auth.token, &settings.auth.password]
+        .into_iter()
+        .flatten()
+        .map(|s| s.expose().to_owned())
+        .collect();
+    for agent in settings.agents.entries.values() {
+        if let gateway_config::AgentBackend::OpenAi(o) = &agent.backend {
+            out.extend(o.api_key.as_ref().map(|k| k.expose().to_owned()));
+        }
+    }
+    for account in &settings.channels {
+        out.extend(account.secrets.values().map(|s| s.expose().to_owned()));
+    }
+    out
+}
+
+/// The loops of a tenant: health (periodic and nudged), presence, and the sweep for runs without a worker.
+fn spawn_loops(tenant: &Arc<Tenant>) {
+    let tracker = tenant.tasks().clone();
+    let weak = Arc::downgrade(tenant);
+    let stop = tenant.stop_token().clone();
+    tracker.spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_millis(HEALTH_RECONCILE_MS));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            let Some(tenant) = weak.upgrade() else { return };
+            // Without listeners nobody sees the ages grow; the next reader makes its own snapshot.
+            tenant.health().refresh();
+            tenant.health().announce(&tenant);
+        }
+    });
+    let weak = Arc::downgrade(tenant);
+    let stop = tenant.stop_token().clone();
+    tracker.spawn(async move {
+        loop {
+            let Some(tenant) = weak.upgrade() else { return };
+            let presence = tenant.presence().clone();
+            let sweep = tenant.sessions().sweep_list().clone();
+            drop(tenant);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = presence.changed() => {
+                    // A storm of connections becomes a few events.
+                    tokio::time::sleep(Duration::from_millis(PRESENCE_PAUSE_MS)).await;
+                    let Some(tenant) = weak.upgrade() else { return };
+                    tenant.presence().announce(tenant.hub());
+                }
+                () = sweep.raised() => {
+                    let Some(tenant) = weak.upgrade() else { return };
+                    if let Err(error) = crate::session::sweep(&tenant).await {
+                        tracing::warn!(tenant = tenant.slug(), %error, "sweep failed");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Changes of presence within this time are one event, in ms.
+const PRESENCE_PAUSE_MS: u64 = 50;
+
+/// Address of a caller without one (inside the process).
+pub const NO_ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+/// Everything that the default token of a tenant may do.
+pub const TOKEN_CEILING: ScopeSet = ScopeSet::ALL;

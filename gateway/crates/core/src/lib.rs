@@ -1,0 +1,43 @@
+//! The gateway's core: tenants, sessions, runs, events, methods. It knows no HTTP, no SQL, no wasmtime type and reads no
+//! file; clock, randomness, network, store and agent backends are given to it, so that all of it runs in a seeded
+//! simulation.
+//!
+//! The way of a call: a transport authenticates ([`host::Host::authenticate`]), makes a [`cx::Cx`] and calls
+//! [`dispatch::dispatch`]; the handler is in [`rpc`]; events come back through [`hub`].
+
+pub mod agent;
+pub mod agents;
+pub mod auth;
+pub mod boot;
+pub mod bus;
+pub mod channel;
+pub mod clock;
+pub mod cx;
+pub mod delivery;
+pub mod dispatch;
+pub mod faults;
+pub mod health;
+pub mod hello;
+pub mod host;
+pub mod hub;
+pub mod intake;
+pub mod limits;
+pub mod logs;
+pub mod openai;
+pub mod presence;
+pub mod random;
+pub mod registry;
+pub mod route;
+pub mod rpc;
+pub mod session;
+mod start;
+pub mod tenant;
+pub mod tool;
+pub mod trace;
+
+pub use cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface};
+pub use dispatch::{Dispatched, dispatch};
+pub use host::{HelloInput, Host, HostOptions, StartError, TenantHint};
+pub use hub::{ConnInfo, EventPolicy, EventSink, HubGuard, WireEvent};
+pub use registry::{Registry, Reply};
+pub use tenant::Tenant;

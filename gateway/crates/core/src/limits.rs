@@ -1,0 +1,73 @@
+//! Every bound of the core, each with its unit in its name. Wire limits are in `gateway_protocol::limits`.
+
+/// Longest log line kept, in bytes (longer ones are cut).
+pub const LOG_LINE_MAX_BYTES: usize = 8 * 1024;
+/// Log lines kept per tenant, in bytes.
+pub const LOG_RING_MAX_BYTES: usize = 1024 * 1024;
+
+/// Failed authentications per address and credential class before a lockout.
+pub const AUTH_FAILURES_MAX: u32 = 10;
+/// Window in which they count, in ms.
+pub const AUTH_WINDOW_MS: u64 = 60_000;
+/// Length of a lockout, in ms.
+pub const AUTH_LOCKOUT_MS: u64 = 300_000;
+/// Addresses (and classes) remembered by the limiter; beyond that the oldest entry that is not locked goes.
+pub const AUTH_TRACKED_MAX: usize = 16_384;
+/// Longest credential that is looked at, in bytes; a longer one is wrong.
+pub const AUTH_CREDENTIAL_MAX_BYTES: usize = 1024;
+
+/// Connections per tenant hub.
+pub const HUB_CONNECTIONS_MAX: usize = 65_536;
+/// `sessions.messages.subscribe` keys per connection.
+pub const HUB_KEYS_PER_CONNECTION_MAX: usize = 256;
+/// Entries of `system-presence` that are shown (the newest); the rest is only counted.
+pub const PRESENCE_SHOWN_MAX: usize = 64;
+
+/// Sessions with a run going on or queued, per tenant.
+pub const ACTIVE_SESSIONS_MAX: usize = 65_536;
+/// Runs waiting in one session behind the one that is going on.
+pub const SESSION_QUEUE_MAX: usize = 256;
+/// Runs of a tenant that are worked on at the same time; further ones wait for their turn.
+pub const CONCURRENT_RUNS_MAX: usize = 1_024;
+/// Times a run is started in all (first start included) when the gateway dies under it.
+pub const RUN_ATTEMPTS_MAX: i64 = 3;
+/// Longest text of a run's answer, in bytes; a longer one is cut with an error.
+pub const RUN_TEXT_MAX_BYTES: usize = 1024 * 1024;
+/// Messages of history given to an agent.
+pub const RUN_HISTORY_MESSAGES: usize = 200;
+/// Callers waiting for runs (`agent`, `agent.wait`, `/v1`) per run.
+pub const RUN_WAITERS_MAX: usize = 64;
+/// Finished runs whose result is kept in memory for those that ask again, per tenant.
+pub const RECENT_RUNS_MAX: usize = 1_024;
+/// Default and longest wait of `agent.wait`, in ms.
+pub const AGENT_WAIT_DEFAULT_MS: u64 = 30_000;
+/// Longest wait of `agent.wait`, in ms.
+pub const AGENT_WAIT_MAX_MS: u64 = 3_600_000;
+/// Streaming deltas are sent to a channel as one revision per this many ms.
+pub const REPLY_REVISION_INTERVAL_MS: u64 = 700;
+
+
+/// Page of `sessions.list` without a limit.
+pub const SESSIONS_LIST_DEFAULT: usize = 100;
+/// Longest page of `sessions.list`.
+pub const SESSIONS_LIST_MAX: usize = 1_000;
+/// Page of `chat.history` without a limit.
+pub const HISTORY_DEFAULT: usize = 200;
+/// Longest page of `chat.history`.
+pub const HISTORY_MAX: usize = 1_000;
+
+/// Period of the health reconciler, in ms (it is also nudged by changes).
+pub const HEALTH_RECONCILE_MS: u64 = 10_000;
+/// Deadline of a handler of class `Query`, in ms.
+pub const QUERY_DEADLINE_MS: u64 = 10_000;
+/// Deadline of a handler of class `Command`, in ms.
+pub const COMMAND_DEADLINE_MS: u64 = 60_000;
+/// How long a shutdown waits for a tenant's loops after its runs were drained, in ms.
+pub const STOP_GRACE_MS: u64 = 2_000;
+
+/// Messages waiting in one bus subscription; a slower reader loses the subscription.
+pub const BUS_QUEUE_MAX_MESSAGES: usize = 1_024;
+/// Subscriptions of one bus.
+pub const BUS_SUBSCRIPTIONS_MAX: usize = 4_096;
+/// Longest bus message, in bytes.
+pub const BUS_MESSAGE_MAX_BYTES: usize = 1024 * 1024;

@@ -1,0 +1,59 @@
+//! The handlers, one family a file, and the only list of them.
+
+pub mod agents;
+mod channels;
+mod chat;
+pub mod config;
+pub mod error;
+mod sessions;
+mod system;
+
+use gateway_protocol::methods as m;
+
+use crate::registry::{Registry, RegistryError};
+
+/// Methods that the transport answers itself.
+pub const ELSEWHERE: &[&str] = &["connect"];
+
+/// The finished method table.
+///
+/// # Errors
+/// A method without handler, or with two: a fault of this build that the first test finds.
+pub fn registry() -> Result<Registry, RegistryError> {
+    Registry::new()
+        .on_sync::<m::system::Health>(system::health)
+        .on_sync::<m::system::Status>(system::status)
+        .on_sync::<m::system::SystemPresence>(system::presence)
+        .on_sync::<m::system::GatewayIdentityGet>(system::identity)
+        .on::<m::system::BootList>(channels::boot_list)
+        .on_sync::<m::logs::LogsTail>(system::logs_tail)
+        .on_sync::<m::rpc::RpcDiscover>(system::discover)
+        .on_sync::<m::rpc::RpcSubscribe>(system::subscribe)
+        .on_sync::<m::rpc::RpcUnsubscribe>(system::unsubscribe)
+        .on_sync::<m::config::ConfigGet>(config::get)
+        .on_sync::<m::agents::AgentsList>(agents::list)
+        .on_sync::<m::agents::ModelsList>(agents::models)
+        .on::<m::agents::Agent>(agents::agent)
+        .on::<m::agents::AgentWait>(agents::wait)
+        .on::<m::chat::ChatSend>(chat::send)
+        .on::<m::chat::ChatHistory>(chat::history)
+        .on::<m::chat::ChatAbort>(chat::abort)
+        .on::<m::chat::ChatInject>(chat::inject)
+        .on::<m::sessions::SessionsList>(sessions::list)
+        .on::<m::sessions::SessionsDescribe>(sessions::describe)
+        .on::<m::sessions::SessionsCreate>(sessions::create)
+        .on::<m::sessions::SessionsReset>(sessions::reset)
+        .on::<m::sessions::SessionsDelete>(sessions::delete)
+        .on_sync::<m::sessions::SessionsSubscribe>(sessions::subscribe)
+        .on_sync::<m::sessions::SessionsUnsubscribe>(sessions::unsubscribe)
+        .on_sync::<m::sessions::SessionsMessagesSubscribe>(sessions::messages_subscribe)
+        .on_sync::<m::sessions::SessionsMessagesUnsubscribe>(sessions::messages_unsubscribe)
+        .on::<m::channels::ChannelsStatus>(channels::status)
+        .on::<m::channels::ChannelsStart>(channels::start)
+        .on::<m::channels::ChannelsStop>(channels::stop)
+        .on::<m::channels::ChannelsPairingList>(channels::pairing_list)
+        .on::<m::channels::ChannelsPairingApprove>(channels::pairing_approve)
+        .on::<m::channels::Send>(channels::send)
+        .on::<m::channels::OutboxList>(channels::outbox_list)
+        .finish(ELSEWHERE)
+}

@@ -1,0 +1,930 @@
+//! Working on runs: the worker of a session, one turn from its history to its last event, and what happens after a crash.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use gateway_protocol::content::{ChatMessage, Role, Usage};
+use gateway_protocol::ids::RunId;
+use gateway_protocol::session_key::SessionKey;
+use gateway_store::{
+    MessageRow, NewMessage, NewOutbox, RunEnd, RunRow, RunState, StoreError, Write,
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{AcceptOutcome, AcceptOutcomeInfo, Accepted, content_json};
+use super::events::{RunEvents, to_chat_message};
+use super::{AbortReason, RunCell, RunOutcome};
+use crate::agent::{
+    StopReason, Turn, TurnEnd, TurnError, TurnErrorKind, TurnLimits, TurnMessage, TurnSink,
+    TurnStatus,
+};
+use crate::delivery::ReplyTarget;
+use crate::limits::{
+    REPLY_REVISION_INTERVAL_MS, RUN_ATTEMPTS_MAX, RUN_HISTORY_MESSAGES, RUN_TEXT_MAX_BYTES,
+};
+use crate::tenant::Tenant;
+
+/// Tries of the transaction that ends a run, when the store is full or busy; the pauses double from 100 ms.
+const END_TRIES: u32 = 8;
+
+/// Puts an accepted run behind the others of its session. Call it after the commit that accepted it.
+pub fn kick(tenant: &Arc<Tenant>, accepted: Accepted) -> AcceptOutcomeInfo {
+    kick_with(tenant, accepted, gateway_config::QueueMode::Followup)
+}
+
+/// As [`kick`], with the queue mode: `Interrupt` stops what the session is doing.
+pub fn kick_with(
+    tenant: &Arc<Tenant>,
+    mut accepted: Accepted,
+    mode: gateway_config::QueueMode,
+) -> AcceptOutcomeInfo {
+    let reply_to = accepted.reply_to.take();
+    let tap = accepted.tap.take();
+    let timeout_ms = accepted.timeout_ms;
+    let new = match accepted.take() {
+        AcceptOutcome::New(new) => new,
+        AcceptOutcome::Existing(row) => return AcceptOutcomeInfo::Existing(row),
+        AcceptOutcome::Conflict => return AcceptOutcomeInfo::Conflict,
+        AcceptOutcome::SessionChanged => return AcceptOutcomeInfo::SessionChanged,
+    };
+    let key = new.session.key.clone();
+    if new.created_session {
+        tenant.sessions().created(&new.session.agent_id);
+    }
+    tenant
+        .sessions()
+        .touched(&key, &new.session.agent_id, new.session.updated_at);
+    tenant.health().nudge();
+    if mode == gateway_config::QueueMode::Interrupt {
+        tenant.sessions().abort(&key, None, AbortReason::Interrupt);
+    }
+    let info = AcceptOutcomeInfo::New {
+        session_id: new.session.session_id.clone(),
+        created_session: new.created_session,
+        message_seq: new.message_seq,
+        accepted_at: new.run.created_at,
+    };
+    let cell = Arc::new(RunCell {
+        marked_running: AtomicBool::new(new.run.state == RunState::Running),
+        run_id: new.run.run_id,
+        key,
+        agent_id: new.session.agent_id.clone(),
+        session_id: new.session.session_id.clone(),
+        input_message_id: new.run.input_message_id,
+        reply_to,
+        accepted_at: new.run.created_at,
+        created_session: new.created_session,
+        cancel: CancellationToken::new(),
+        abort: Mutex::new(None),
+        outcome: watch::channel(None).0,
+        waiters: AtomicUsize::new(0),
+        tap,
+        started_at: AtomicI64::new(0),
+        partial: Mutex::default(),
+        timeout_ms,
+    });
+    super::events::session_changed(
+        tenant,
+        &cell.key,
+        &cell.agent_id,
+        if cell.created_session {
+            "create"
+        } else {
+            "send"
+        },
+        Some(&new.session),
+    );
+    enqueue(tenant, cell);
+    info
+}
+
+fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
+    Arc::new(RunCell {
+        run_id: row.run_id.clone(),
+        key: row.session_key.clone(),
+        agent_id: row.agent_id.clone(),
+        session_id,
+        input_message_id: row.input_message_id.clone(),
+        reply_to: row
+            .reply_to_json
+            .as_deref()
+            .and_then(|j| serde_json::from_str::<ReplyTarget>(j).ok()),
+        accepted_at: row.created_at,
+        created_session: false,
+        cancel: CancellationToken::new(),
+        abort: Mutex::new(None),
+        outcome: watch::channel(None).0,
+        waiters: AtomicUsize::new(0),
+        tap: None,
+        marked_running: AtomicBool::new(row.state == RunState::Running),
+        started_at: AtomicI64::new(0),
+        partial: Mutex::default(),
+        timeout_ms: None,
+    })
+}
+
+fn enqueue(tenant: &Arc<Tenant>, cell: Arc<RunCell>) {
+    let key = cell.key.clone();
+    let spawn = {
+        let mut table = tenant.sessions().table.lock();
+        if table.by_run.contains_key(&cell.run_id) {
+            return;
+        }
+        table.by_run.insert(cell.run_id.clone(), cell.clone());
+        let active = table.active.entry(key.clone()).or_default();
+        active.queue.push_back(cell);
+        !std::mem::replace(&mut active.working, true)
+    };
+    if spawn {
+        let tenant = tenant.clone();
+        let tracker = tenant.tasks().clone();
+        tracker.spawn(async move { work(&tenant, &key).await });
+    }
+}
+
+/// The worker of one session: takes its runs in order until there is none.
+async fn work(tenant: &Arc<Tenant>, key: &str) {
+    loop {
+        let cell = {
+            let mut table = tenant.sessions().table.lock();
+            let Some(active) = table.active.get_mut(key) else {
+                return;
+            };
+            active.current = None;
+            if tenant.sessions().is_draining() {
+                // What is queued stays in the store; the next start takes it up.
+                active.working = false;
+                tenant.sessions().idle.notify_waiters();
+                return;
+            }
+            match active.queue.pop_front() {
+                Some(cell) => {
+                    active.current = Some(cell.clone());
+                    cell
+                }
+                None => {
+                    table.active.remove(key);
+                    tenant.sessions().idle.notify_waiters();
+                    return;
+                }
+            }
+        };
+        let done = AssertUnwindSafe(execute(tenant, &cell))
+            .catch_unwind()
+            .await;
+        if let Err(panic) = done {
+            let error = tenant.faults().panicked("run", &*panic);
+            let work = AssertUnwindSafe(conclude(
+                tenant,
+                &cell,
+                None,
+                Ended::failed("internal", error.message),
+            ));
+            // A second panic must not end the worker: the row stays unfinished and the next start sees it.
+            if work.catch_unwind().await.is_err() {
+                tenant.faults().internal("run end", "panicked again");
+            }
+        }
+        let mut table = tenant.sessions().table.lock();
+        table.by_run.remove(&cell.run_id);
+    }
+}
+
+/// How a turn went, in the terms of the store.
+struct Ended {
+    state: RunState,
+    text: String,
+    messages: Vec<TurnMessage>,
+    stop_reason: Option<String>,
+    error: Option<String>,
+    error_kind: Option<String>,
+    usage: Usage,
+    model: Option<String>,
+}
+
+impl Ended {
+    fn failed(kind: &str, message: String) -> Self {
+        Self {
+            state: RunState::Error,
+            text: String::new(),
+            messages: Vec::new(),
+            stop_reason: Some("error".to_owned()),
+            error: Some(message),
+            error_kind: Some(kind.to_owned()),
+            usage: Usage::default(),
+            model: None,
+        }
+    }
+
+    fn of(result: Result<TurnEnd, TurnError>, abort: Option<AbortReason>) -> Self {
+        match result {
+            Ok(end) => Self {
+                state: RunState::Ok,
+                text: end.text,
+                messages: end.messages,
+                stop_reason: Some(
+                    match end.stop_reason {
+                        StopReason::Stop => "stop",
+                        other => other.as_str(),
+                    }
+                    .to_owned(),
+                ),
+                error: None,
+                error_kind: None,
+                usage: end.usage,
+                model: Some(end.model),
+            },
+            Err(e) => {
+                let aborted = match (&e.kind, abort) {
+                    (TurnErrorKind::Aborted, reason) => Some(reason.unwrap_or(AbortReason::Rpc)),
+                    _ => None,
+                };
+                Self {
+                    state: if aborted.is_some() {
+                        RunState::Aborted
+                    } else {
+                        RunState::Error
+                    },
+                    text: e.partial_text,
+                    messages: e.messages,
+                    stop_reason: Some(aborted.map_or("error", AbortReason::as_str).to_owned()),
+                    error: aborted.is_none().then(|| e.message.clone()),
+                    error_kind: aborted.is_none().then(|| e.kind.as_str().to_owned()),
+                    usage: e.usage,
+                    model: None,
+                }
+            }
+        }
+    }
+}
+
+/// What the run needs to know of its session.
+struct Loaded {
+    session: gateway_store::SessionRow,
+    input: Option<MessageRow>,
+    history: Vec<MessageRow>,
+}
+
+async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreError> {
+    let key = cell.key.clone();
+    let input_id = cell.input_message_id.clone();
+    let session_id = cell.session_id.clone();
+    let limit = i64::try_from(RUN_HISTORY_MESSAGES).unwrap_or(200);
+    tenant
+        .db()
+        .read(move |r| {
+            let Some(session) = r.get_session(&key)? else {
+                return Ok(None);
+            };
+            if session.session_id != session_id {
+                return Ok(None);
+            }
+            let mut history = r.history(&key, limit, None, 0)?.items;
+            let input = match input_id {
+                Some(id) => match history.iter().position(|m| m.id == id) {
+                    Some(at) => Some(history.remove(at)),
+                    None => r.get_message(&id)?,
+                },
+                None => None,
+            };
+            if let Some(input) = &input {
+                // Messages that wait behind this one are not part of its conversation yet.
+                history.retain(|m| m.seq < input.seq || m.role != Role::User.as_str());
+            }
+            Ok(Some(Loaded {
+                session,
+                input,
+                history,
+            }))
+        })
+        .await
+}
+
+async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
+    let _slot = tenant.sessions().slots.acquire().await;
+    cell.started_at.store(tenant.now_ms(), Ordering::Release);
+    let loaded = match load(tenant, cell).await {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => {
+            cell.stop(AbortReason::SessionGone);
+            let ended = aborted(AbortReason::SessionGone);
+            conclude(tenant, cell, None, ended).await;
+            return;
+        }
+        Err(error) => {
+            let why = tenant.faults().internal("run load", &error.to_string());
+            conclude(tenant, cell, None, Ended::failed("storage", why.message)).await;
+            return;
+        }
+    };
+    let events = RunEvents::new(tenant.clone(), cell);
+    events.begin(&loaded.session, loaded.input.as_ref());
+    if cell.cancel.is_cancelled() {
+        let reason = cell.abort.lock().unwrap_or(AbortReason::Rpc);
+        conclude(tenant, cell, Some(&events), aborted(reason)).await;
+        return;
+    }
+    if !cell.marked_running.swap(true, Ordering::AcqRel) {
+        // Taken along by the next commit; nobody waits for it. It only counts attempts after a crash.
+        let run_id = cell.run_id.clone();
+        let now = tenant.now_ms();
+        drop(
+            tenant
+                .db()
+                .write(move |w| w.start_run(&run_id, now).map(drop)),
+        );
+    }
+    let agents = tenant.agents();
+    let Some(agent) = agents.get(&cell.agent_id) else {
+        let why = match agents.broken().get(&cell.agent_id) {
+            Some(why) => format!("agent {} cannot answer: {why}", cell.agent_id),
+            None => format!("there is no agent {}", cell.agent_id),
+        };
+        conclude(tenant, cell, Some(&events), Ended::failed("refused", why)).await;
+        return;
+    };
+    let (Ok(run_id), Ok(session_key)) = (RunId::parse(&cell.run_id), SessionKey::parse(&cell.key))
+    else {
+        conclude(
+            tenant,
+            cell,
+            Some(&events),
+            Ended::failed("internal", "the run's ids are not valid".to_owned()),
+        )
+        .await;
+        return;
+    };
+    let mut history: Vec<ChatMessage> = loaded.history.iter().map(to_chat_message).collect();
+    history.extend(loaded.input.as_ref().map(to_chat_message));
+    let model = loaded.session.model.as_deref().map(Arc::from);
+    let limits = TurnLimits {
+        text_bytes: RUN_TEXT_MAX_BYTES,
+        ..TurnLimits::default()
+    };
+    events.model(agent.backend.provider(), agent.backend.model());
+    let sink = Sink::new(tenant, cell, &events);
+    let turn = Turn {
+        run_id,
+        session_key,
+        system_prompt: agent.system_prompt.clone(),
+        history,
+        tools: agent.tools.clone(),
+        model,
+        limits,
+    };
+    let backend = agent.backend.clone();
+    let running = backend.run(turn, &sink, cell.cancel.clone());
+    let result = {
+        let limited = async {
+            match cell.timeout_ms {
+                Some(ms) if ms > 0 => {
+                    tokio::pin!(running);
+                    tokio::select! {
+                        result = &mut running => result,
+                        () = tokio::time::sleep(Duration::from_millis(ms)) => {
+                            cell.stop(AbortReason::Timeout);
+                            running.await
+                        }
+                    }
+                }
+                _ => running.await,
+            }
+        };
+        let revisions = sink.revise_loop();
+        tokio::pin!(limited, revisions);
+        tokio::select! {
+            result = &mut limited => result,
+            never = &mut revisions => match never {},
+        }
+    };
+    let abort = *cell.abort.lock();
+    let mut ended = Ended::of(result, abort);
+    ended
+        .model
+        .get_or_insert_with(|| agent.backend.model().to_owned());
+    conclude(tenant, cell, Some(&events), ended).await;
+}
+
+fn aborted(reason: AbortReason) -> Ended {
+    Ended {
+        state: RunState::Aborted,
+        text: String::new(),
+        messages: Vec::new(),
+        stop_reason: Some(reason.as_str().to_owned()),
+        error: None,
+        error_kind: None,
+        usage: Usage::default(),
+        model: None,
+    }
+}
+
+/// What the transaction that ends a run leaves.
+struct Recorded {
+    session: Option<gateway_store::SessionRow>,
+    messages: Vec<MessageRow>,
+    woke: bool,
+}
+
+/// Ends a run: one transaction, then the events, then those who wait.
+async fn conclude(
+    tenant: &Arc<Tenant>,
+    cell: &Arc<RunCell>,
+    events: Option<&RunEvents>,
+    ended: Ended,
+) {
+    let ended = Arc::new(ended);
+    let provider = tenant
+        .agents()
+        .get(&cell.agent_id)
+        .map_or_else(String::new, |a| a.backend.provider().to_owned());
+    let mut pause = Duration::from_millis(100);
+    let mut recorded = Err(StoreError::Closed);
+    for attempt in 1..=END_TRIES {
+        recorded = record(tenant, cell, &ended, &provider).await;
+        match &recorded {
+            Err(error) if error.is_retryable() && attempt < END_TRIES => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            _ => break,
+        }
+    }
+    let now = tenant.now_ms();
+    let mut outcome = RunOutcome {
+        run_id: cell.run_id.clone(),
+        session_key: cell.key.clone(),
+        state: ended.state,
+        text: ended.text.clone(),
+        error: ended.error.clone(),
+        error_kind: ended.error_kind.clone(),
+        stop_reason: ended.stop_reason.clone(),
+        usage: ended.usage,
+        provider,
+        model: ended.model.clone().unwrap_or_default(),
+        accepted_at: cell.accepted_at,
+        ended_at: now,
+    };
+    tenant.sessions().runs_ended.fetch_add(1, Ordering::Relaxed);
+    let own = RunEvents::new(tenant.clone(), cell);
+    let events = events.unwrap_or(&own);
+    match recorded {
+        Ok(recorded) => {
+            // Out of the table before anybody is told, so that who asks next finds the row.
+            tenant.sessions().table.lock().by_run.remove(&cell.run_id);
+            if let Some(session) = &recorded.session {
+                tenant
+                    .sessions()
+                    .touched(&cell.key, &cell.agent_id, session.updated_at);
+            }
+            tenant.health().nudge();
+            if recorded.woke
+                && let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to)
+            {
+                delivery.wake(&to.kind, &to.account);
+            }
+            release(tenant, cell);
+            events.end(&outcome, recorded.session.as_ref(), &recorded.messages);
+        }
+        Err(error) => {
+            // The row stays unfinished: the next start takes the run up again. Those who wait are told.
+            let told = tenant.faults().internal("run end", &error.to_string());
+            outcome.state = RunState::Error;
+            outcome.error = Some(match error {
+                StoreError::Full => "storage is full: the answer could not be recorded".to_owned(),
+                _ => told.message,
+            });
+            outcome.error_kind = Some("storage".to_owned());
+            release(tenant, cell);
+            events.end(&outcome, None, &[]);
+        }
+    }
+    tenant.log(
+        if outcome.state == RunState::Error {
+            "WARN"
+        } else {
+            "INFO"
+        },
+        &format!(
+            "run {} of {} ended: {}{}",
+            cell.run_id,
+            cell.key,
+            outcome.state.as_str(),
+            outcome
+                .error
+                .as_deref()
+                .map(|e| format!(" ({e})"))
+                .unwrap_or_default()
+        ),
+    );
+    cell.outcome.send_replace(Some(Arc::new(outcome)));
+}
+
+/// The session's row says `running` as long as something is queued behind this run.
+fn release(tenant: &Tenant, cell: &RunCell) {
+    let mut table = tenant.sessions().table.lock();
+    if let Some(active) = table.active.get_mut(&cell.key)
+        && active
+            .current
+            .as_ref()
+            .is_some_and(|c| c.run_id == cell.run_id)
+    {
+        active.current = None;
+    }
+}
+
+async fn record(
+    tenant: &Arc<Tenant>,
+    cell: &Arc<RunCell>,
+    ended: &Arc<Ended>,
+    provider: &str,
+) -> Result<Recorded, StoreError> {
+    let cell = cell.clone();
+    let ended = ended.clone();
+    let provider = provider.to_owned();
+    let now = tenant.now_ms();
+    let ids: Vec<String> = (0..=ended.messages.len())
+        .map(|_| tenant.new_id())
+        .collect();
+    // The next run of the session starts with this commit, so that its attempt is counted without a commit of its own.
+    let next = {
+        let table = tenant.sessions().table.lock();
+        table
+            .active
+            .get(&cell.key)
+            .and_then(|a| a.queue.front().cloned())
+    };
+    let ttl = match (tenant.delivery(), &cell.reply_to) {
+        (Some(delivery), Some(to)) => delivery.ttl_ms(&to.kind, &to.account),
+        _ => 24 * 3_600_000,
+    };
+    let next_id = next.as_ref().map(|n| n.run_id.clone());
+    let recorded = tenant
+        .db()
+        .write(move |w| {
+            record_rows(
+                w,
+                &cell,
+                &ended,
+                &provider,
+                &ids,
+                next_id.as_deref(),
+                ttl,
+                now,
+            )
+        })
+        .await?;
+    if let Some(next) = next {
+        next.marked_running.store(true, Ordering::Release);
+    }
+    Ok(recorded)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn record_rows(
+    w: &mut Write<'_>,
+    cell: &RunCell,
+    ended: &Ended,
+    provider: &str,
+    ids: &[String],
+    next: Option<&str>,
+    ttl_ms: i64,
+    now: i64,
+) -> Result<Recorded, StoreError> {
+    let session = w
+        .get_session(&cell.key)?
+        .filter(|s| s.session_id == cell.session_id);
+    let mut messages = Vec::new();
+    if session.is_some() {
+        let last = ended.messages.len();
+        for (i, (message, id)) in ended.messages.iter().zip(ids).enumerate() {
+            let final_one = i + 1 == last;
+            let meta = message_meta(message, ended, provider, final_one);
+            let appended = w.append_message(
+                &NewMessage {
+                    id: id.clone(),
+                    session_key: cell.key.clone(),
+                    role: message.role.as_str().to_owned(),
+                    content_json: content_json(&message.content)?,
+                    run_id: Some(cell.run_id.clone()),
+                    idempotency_key: Some(if final_one {
+                        format!("{}:assistant", cell.run_id)
+                    } else {
+                        format!("{}:step:{i}", cell.run_id)
+                    }),
+                    meta_json: Some(meta),
+                },
+                now,
+            )?;
+            messages.push(appended.row);
+        }
+    }
+    w.finish_run(
+        &cell.run_id,
+        &RunEnd {
+            state: ended.state,
+            stop_reason: ended.stop_reason.clone(),
+            error: ended.error.clone(),
+            result_text: Some(ended.text.clone()),
+            usage_json: serde_json::to_string(&ended.usage).ok(),
+        },
+        now,
+    )?;
+    let woke = match &cell.reply_to {
+        Some(to) => answer_rows(w, cell, ended, to, ttl_ms, now)?,
+        None => false,
+    };
+    if let Some(next) = next {
+        // It may have ended already (aborted while queued): then there is nothing to mark.
+        match w.start_run(next, now) {
+            Ok(_) | Err(StoreError::Conflict(_) | StoreError::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if session.is_some() {
+        let status = if next.is_some() {
+            "running"
+        } else {
+            super::events::status_word(ended.state, ended.stop_reason.as_deref())
+        };
+        w.set_session_status(&cell.key, status)?;
+    }
+    w.append_event(
+        "run.ended",
+        Some(&cell.key),
+        &serde_json::json!({"runId": cell.run_id, "state": ended.state.as_str()}).to_string(),
+        now,
+    )?;
+    let session = match session {
+        Some(_) => w.get_session(&cell.key)?,
+        None => None,
+    };
+    Ok(Recorded {
+        session,
+        messages,
+        woke,
+    })
+}
+
+fn message_meta(message: &TurnMessage, ended: &Ended, provider: &str, final_one: bool) -> String {
+    let mut meta = serde_json::json!({"provider": provider, "model": ended.model});
+    if let Some(map) = meta.as_object_mut()
+        && final_one
+        && message.role == Role::Assistant
+    {
+        let reason = match ended.state {
+            RunState::Aborted => Some("aborted".to_owned()),
+            _ => ended.stop_reason.clone(),
+        };
+        map.insert("stopReason".to_owned(), reason.into());
+        if let Ok(usage) = serde_json::to_value(ended.usage) {
+            map.insert("usage".to_owned(), usage);
+        }
+    }
+    meta.to_string()
+}
+
+/// The outbox row of the answer. One row per run: it was perhaps begun while the answer grew.
+fn answer_rows(
+    w: &mut Write<'_>,
+    cell: &RunCell,
+    ended: &Ended,
+    to: &ReplyTarget,
+    ttl_ms: i64,
+    now: i64,
+) -> Result<bool, StoreError> {
+    let text = answer_text(ended);
+    let begun = w.find_outbox(&cell.run_id, 0)?;
+    match begun {
+        Some(row) if row.final_rev => Ok(false),
+        Some(row) => {
+            let text = if text.is_empty() {
+                row.text.clone()
+            } else {
+                text
+            };
+            w.revise_outbox(row.id, &text, true, now)?;
+            Ok(true)
+        }
+        None if text.is_empty() && to.hold.is_none() => Ok(false),
+        None => {
+            w.enqueue_outbox(
+                &NewOutbox {
+                    kind: to.kind.clone(),
+                    account: to.account.clone(),
+                    conversation_json: to.conversation_json.clone(),
+                    run_id: cell.run_id.clone(),
+                    part: 0,
+                    text,
+                    final_rev: true,
+                    next_at: now,
+                    expires_at: now.saturating_add(ttl_ms),
+                    hold: to.hold.clone(),
+                },
+                now,
+            )?;
+            Ok(true)
+        }
+    }
+}
+
+/// What a person on a channel reads: the answer, and a failure that is not hidden.
+fn answer_text(ended: &Ended) -> String {
+    match (&ended.error, ended.text.is_empty()) {
+        (None, _) => ended.text.clone(),
+        (Some(error), true) => format!("⚠️ {error}"),
+        (Some(error), false) => format!("{}\n\n⚠️ {error}", ended.text),
+    }
+}
+
+/// Takes what the backend produces: events to subscribers, text to a streaming HTTP caller and to a streaming channel.
+struct Sink<'a> {
+    tenant: &'a Arc<Tenant>,
+    cell: &'a Arc<RunCell>,
+    events: &'a RunEvents,
+    grown: tokio::sync::Notify,
+    streams: bool,
+}
+
+impl<'a> Sink<'a> {
+    fn new(tenant: &'a Arc<Tenant>, cell: &'a Arc<RunCell>, events: &'a RunEvents) -> Self {
+        let streams = match (tenant.delivery(), &cell.reply_to) {
+            (Some(delivery), Some(to)) => {
+                to.hold.is_none() && delivery.streams(&to.kind, &to.account)
+            }
+            _ => false,
+        };
+        Self {
+            tenant,
+            cell,
+            events,
+            grown: tokio::sync::Notify::new(),
+            streams,
+        }
+    }
+
+    /// Keeps the outbox row of a growing answer up to date, at most once per interval. Never ends by itself.
+    async fn revise_loop(&self) -> std::convert::Infallible {
+        if !self.streams {
+            return std::future::pending().await;
+        }
+        loop {
+            self.grown.notified().await;
+            let text = self.cell.partial.lock().clone();
+            if !text.trim().is_empty() {
+                if let Err(error) = self.revise(text).await {
+                    // The end of the run writes the row all the same.
+                    tracing::debug!(run = %self.cell.run_id, %error, "revision not written");
+                }
+                tokio::time::sleep(Duration::from_millis(REPLY_REVISION_INTERVAL_MS)).await;
+            }
+        }
+    }
+
+    async fn revise(&self, text: String) -> Result<(), StoreError> {
+        let (Some(delivery), Some(to)) = (self.tenant.delivery(), self.cell.reply_to.clone())
+        else {
+            return Ok(());
+        };
+        let now = self.tenant.now_ms();
+        let expires_at = now.saturating_add(delivery.ttl_ms(&to.kind, &to.account));
+        let run_id = self.cell.run_id.clone();
+        let (kind, account) = (to.kind.clone(), to.account.clone());
+        self.tenant
+            .db()
+            .write(move |w| {
+                match w.find_outbox(&run_id, 0)? {
+                    Some(row) if row.final_rev => {}
+                    Some(row) => {
+                        w.revise_outbox(row.id, &text, false, now)?;
+                    }
+                    None => {
+                        w.enqueue_outbox(
+                            &NewOutbox {
+                                kind: to.kind,
+                                account: to.account,
+                                conversation_json: to.conversation_json,
+                                run_id,
+                                part: 0,
+                                text,
+                                final_rev: false,
+                                next_at: now,
+                                expires_at,
+                                hold: None,
+                            },
+                            now,
+                        )?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        delivery.wake(&kind, &account);
+        Ok(())
+    }
+}
+
+impl TurnSink for Sink<'_> {
+    fn text_delta(&self, delta: &str) {
+        if let Some(tap) = &self.cell.tap {
+            tap.delta(delta);
+        }
+        self.events.delta(delta);
+        if self.streams {
+            self.grown.notify_one();
+        }
+    }
+
+    fn tool_start(&self, call_id: &str, name: &str, arguments: &serde_json::Value) {
+        self.events.tool_start(call_id, name, arguments);
+    }
+
+    fn tool_result(&self, call_id: &str, name: &str, text: &str, is_error: bool) {
+        self.events.tool_result(call_id, name, text, is_error);
+    }
+
+    fn usage(&self, usage: &Usage) {
+        self.events.usage(usage);
+    }
+
+    fn status(&self, status: &TurnStatus) {
+        if let TurnStatus::Waiting { ms, why } = status {
+            self.tenant.log(
+                "WARN",
+                &format!("run {}: waiting {ms} ms: {why}", self.cell.run_id),
+            );
+        }
+    }
+}
+
+/// Takes up what a dead process left: each run once more, at most [`RUN_ATTEMPTS_MAX`] times; then it ends with an
+/// error that its session and its channel see. Gives the number of runs taken up.
+///
+/// # Errors
+/// Those of the store.
+pub async fn recover(tenant: &Arc<Tenant>) -> Result<usize, StoreError> {
+    let mut count = 0;
+    loop {
+        let rows = tenant.db().read(|r| r.unfinished_runs()).await?;
+        if rows.is_empty() {
+            return Ok(count);
+        }
+        let cells = tenant
+            .db()
+            .write(move |w| {
+                let mut cells = Vec::new();
+                for old in rows {
+                    let row = w.requeue_run(&old.run_id)?;
+                    let session = w.get_session(&row.session_key)?;
+                    let session_id = session.map(|s| s.session_id).unwrap_or_default();
+                    let exhausted =
+                        old.state == RunState::Running && old.attempt >= RUN_ATTEMPTS_MAX;
+                    cells.push((cell_of_row(&row, session_id), exhausted));
+                }
+                Ok(cells)
+            })
+            .await?;
+        for (cell, exhausted) in cells {
+            count += 1;
+            if exhausted {
+                let why = format!(
+                    "the gateway stopped {RUN_ATTEMPTS_MAX} times while it worked on this message; it is not tried again"
+                );
+                conclude(tenant, &cell, None, Ended::failed("attempts", why)).await;
+            } else {
+                enqueue(tenant, cell);
+            }
+        }
+    }
+}
+
+/// Starts runs that were committed but whose caller went away before it could kick them.
+///
+/// # Errors
+/// Those of the store.
+pub async fn sweep(tenant: &Arc<Tenant>) -> Result<(), StoreError> {
+    for run_id in tenant.sessions().sweep_list().take() {
+        let found = tenant
+            .db()
+            .read(move |r| {
+                let Some(row) = r.get_run(&run_id)? else {
+                    return Ok(None);
+                };
+                let session = r.get_session(&row.session_key)?;
+                Ok(Some((row, session)))
+            })
+            .await?;
+        if let Some((row, session)) = found
+            && !row.state.is_ended()
+            && tenant.sessions().cell(&row.run_id).is_none()
+        {
+            let session_id = session.map(|s| s.session_id).unwrap_or_default();
+            enqueue(tenant, cell_of_row(&row, session_id));
+        }
+    }
+    Ok(())
+}
