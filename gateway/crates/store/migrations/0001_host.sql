@@ -1,3 +1,4 @@
+PRAGMA application_id = 1735878767;
 CREATE TABLE tenants (
   id TEXT PRIMARY KEY,
   slug TEXT NOT NULL UNIQUE,

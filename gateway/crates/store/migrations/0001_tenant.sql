@@ -1,3 +1,4 @@
+PRAGMA application_id = 1735881838;
 -- The seal is rewritten by every commit. It says whose files these are and how far they got, so that a write-ahead log
 -- of another tenant or of an older copy is noticed when the database is opened (SQLite itself can't know that).
 CREATE TABLE seal (

@@ -77,6 +77,13 @@ impl From<rusqlite::Error> for StoreError {
         let Some(code) = e.sqlite_error().copied() else {
             return match e {
                 rusqlite::Error::QueryReturnedNoRows => Self::NotFound,
+                // Tables are STRICT and only this crate writes them: a text that is none, or a value of another type,
+                // was changed on the disk.
+                rusqlite::Error::Utf8Error(..)
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..) => Self::Corrupt {
+                    incident: e.to_string(),
+                },
                 other => Self::Sql(other.to_string()),
             };
         };

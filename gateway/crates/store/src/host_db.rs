@@ -7,6 +7,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use sha2::Sha256;
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
@@ -85,6 +86,16 @@ impl std::fmt::Debug for HostDb {
 impl HostDb {
     /// Opens `host.sqlite` and `host.key` in the state directory (0600, made if missing) and takes the next owner epoch.
     pub fn open(state: &StateDir, options: StoreOptions) -> Result<Self> {
+        Self::open_file(state, options).map_err(|e| match e {
+            StoreError::Corrupt { incident } | StoreError::Failed { incident } => StoreError::Unfit(format!(
+                "{} can't be used ({incident}): restore it from a backup. Don't delete it, it names the tenants' directories",
+                state.path().join("host.sqlite").display()
+            )),
+            e => e,
+        })
+    }
+
+    fn open_file(state: &StateDir, options: StoreOptions) -> Result<Self> {
         migrate::assert_sqlite_version()?;
         let key = host_key(&state.path().join("host.key"))?;
         let tenants_dir = state.path().join("tenants");
@@ -171,29 +182,33 @@ impl HostDb {
 
     /// Replaces the whole table of credentials, at once or not at all. Two tenants with one credential are a conflict.
     pub fn replace_credentials(&self, rows: Vec<(CredentialHash, TenantId, String)>) -> Result<()> {
+        let mut wanted: BTreeMap<[u8; 32], (String, String)> = BTreeMap::new();
+        for (hash, tenant, kind) in rows {
+            let entry = wanted
+                .entry(hash.0)
+                .or_insert_with(|| (tenant.0.clone(), kind));
+            if entry.0 != tenant.0 {
+                return Err(StoreError::Conflict("two tenants have the same credential"));
+            }
+        }
+        let known = self.credentials()?;
+        let same = |(h, c): &(CredentialHash, Credential)| {
+            wanted
+                .get(&h.0)
+                .is_some_and(|(t, k)| *t == c.tenant.0 && *k == c.kind)
+        };
+        if known.len() == wanted.len() && known.iter().all(same) {
+            // The usual start: nothing to write, no fsync.
+            return Ok(());
+        }
         let mut conn = self.conn.lock();
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         tx.execute("DELETE FROM credentials", [])?;
-        for (hash, tenant, kind) in rows {
-            let known: Option<String> = tx
-                .query_row(
-                    "SELECT tenant FROM credentials WHERE hash = ?1",
-                    [&hash.0[..]],
-                    |r| r.get(0),
-                )
-                .optional()?;
-            match known {
-                Some(other) if other != tenant.0 => {
-                    return Err(StoreError::Conflict("two tenants have the same credential"));
-                }
-                Some(_) => {}
-                None => {
-                    tx.execute(
-                        "INSERT INTO credentials (hash, tenant, kind) VALUES (?1, ?2, ?3)",
-                        params![&hash.0[..], tenant.0, kind],
-                    )?;
-                }
-            }
+        for (hash, (tenant, kind)) in wanted {
+            tx.execute(
+                "INSERT INTO credentials (hash, tenant, kind) VALUES (?1, ?2, ?3)",
+                params![&hash[..], tenant, kind],
+            )?;
         }
         tx.commit()?;
         Ok(())

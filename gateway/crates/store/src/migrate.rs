@@ -4,7 +4,7 @@ use crate::{Result, StoreError};
 use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
 
-/// `application_id` of a tenant file ("gwtn") and of the host file ("gwho").
+/// Set by the first migration: `application_id` of a tenant file ("gwtn") and of the host file ("gwho").
 pub(crate) const TENANT_APPLICATION_ID: i64 = 0x6777_746e;
 pub(crate) const HOST_APPLICATION_ID: i64 = 0x6777_686f;
 
@@ -66,14 +66,13 @@ pub(crate) fn inspect(conn: &Connection, schema: Schema) -> Result<bool> {
 
 /// Brings the schema up to date, in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, schema: Schema) -> Result<()> {
-    let (set, app_id, what) = schema.set();
+    let (set, _, what) = schema.set();
     Migrations::from_slice(set)
         .to_latest(conn)
         .map_err(|e| match e {
             rusqlite_migration::Error::RusqliteError { err, .. } => StoreError::from(err),
             other => StoreError::Sql(format!("{what} migration: {other}")),
         })?;
-    conn.pragma_update(None, "application_id", app_id)?;
     Ok(())
 }
 
@@ -94,5 +93,11 @@ mod tests {
     fn migrations_are_valid() {
         Migrations::from_slice(TENANT).validate().unwrap();
         Migrations::from_slice(HOST).validate().unwrap();
+        for schema in [Schema::Tenant, Schema::Host] {
+            let mut conn = Connection::open_in_memory().unwrap();
+            assert!(inspect(&conn, schema).unwrap());
+            migrate(&mut conn, schema).unwrap();
+            assert!(!inspect(&conn, schema).unwrap());
+        }
     }
 }

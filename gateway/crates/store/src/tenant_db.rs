@@ -336,17 +336,14 @@ impl TenantDb {
             return Err(StoreError::Conflict("a store in memory has no files"));
         };
         let mut writer = inner.writer.lock();
-        let mut health = inner.health.lock();
-        let Health::Corrupt(StoreError::Corrupt { incident }) = &*health else {
+        let Some(StoreError::Corrupt { incident }) = self.fault() else {
             return Err(StoreError::Conflict("the store is not damaged"));
         };
         let aside = dir.join(format!("corrupt-{incident}"));
         private_dir(&aside)?;
         inner.opened.store(false, Ordering::Release);
         inner.readers.lock().clear();
-        if let Some(conn) = writer.take() {
-            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        }
+        inner.close_writer(&mut writer);
         // The database goes last: a crash in between leaves it where the next start finds it damaged again.
         for suffix in ["-wal", "-shm", ""] {
             let name = format!("{DB_FILE}{suffix}");
@@ -359,7 +356,7 @@ impl TenantDb {
         }
         sync_dir(&aside)?;
         sync_dir(dir)?;
-        *health = Health::Ok;
+        *inner.health.lock() = Health::Ok;
         Ok(aside)
     }
 
@@ -715,24 +712,31 @@ impl Inner {
             StoreError::Corrupt { incident } | StoreError::Failed { incident } => incident.clone(),
             _ => return e,
         };
-        let mut health = self.health.lock();
-        match &*health {
-            Health::Corrupt(known) => return known.clone(),
-            Health::Failed(known) if matches!(e, StoreError::Failed { .. }) => {
-                return known.clone();
-            }
-            _ => {}
-        }
         let incident = random_name().unwrap_or_else(|_| "unnumbered".into());
-        tracing::error!(tenant = %self.id, incident, detail, "tenant database set out of service");
-        let marked;
-        (*health, marked) = if matches!(e, StoreError::Corrupt { .. }) {
-            let e = StoreError::Corrupt { incident };
-            (Health::Corrupt(e.clone()), e)
-        } else {
-            let e = StoreError::Failed { incident };
-            (Health::Failed(e.clone()), e)
+        let marked = {
+            let mut health = self.health.lock();
+            match &*health {
+                Health::Corrupt(known) => return known.clone(),
+                Health::Failed(known) if matches!(e, StoreError::Failed { .. }) => {
+                    return known.clone();
+                }
+                _ => {}
+            }
+            let (state, marked) = if matches!(e, StoreError::Corrupt { .. }) {
+                let e = StoreError::Corrupt {
+                    incident: incident.clone(),
+                };
+                (Health::Corrupt(e.clone()), e)
+            } else {
+                let e = StoreError::Failed {
+                    incident: incident.clone(),
+                };
+                (Health::Failed(e.clone()), e)
+            };
+            *health = state;
+            marked
         };
+        tracing::error!(tenant = %self.id, incident, detail, "tenant database set out of service");
         marked
     }
 }

@@ -3,6 +3,7 @@
 
 mod corruption;
 mod crash;
+mod disk_faults;
 mod group_commit;
 mod outbox_props;
 mod power_loss;

@@ -37,7 +37,7 @@ fn require_strace() {
     let _ = there(Command::new("apt-get").args(["install", "-y", "strace"]));
     assert!(
         there(Command::new("strace").arg("-V")),
-        "this test needs strace (apt-get install strace); set GATEWAY_SKIP_POWER_LOSS=1 to go without it"
+        "this test needs strace (apt-get install strace); set GATEWAY_SKIP_STRACE=1 to go without it"
     );
 }
 
@@ -232,11 +232,7 @@ fn apply(bytes: &mut Vec<u8>, op: &Op, mut keep: impl FnMut() -> bool) {
                 at += n;
             }
         }
-        Op::Truncate(_, len) => {
-            if keep() {
-                bytes.resize(*len, 0);
-            }
-        }
+        Op::Truncate(_, len) if keep() => bytes.resize(*len, 0),
         _ => {}
     }
 }
@@ -414,9 +410,9 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-fn skipped() -> bool {
-    if std::env::var("GATEWAY_SKIP_POWER_LOSS").is_ok() {
-        println!("skipped because GATEWAY_SKIP_POWER_LOSS is set");
+pub fn skipped() -> bool {
+    if std::env::var("GATEWAY_SKIP_STRACE").is_ok() {
+        println!("skipped because GATEWAY_SKIP_STRACE is set");
         return true;
     }
     require_strace();

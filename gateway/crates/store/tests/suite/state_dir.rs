@@ -20,8 +20,7 @@ fn modes(dir: &Path, out: &mut Vec<(String, u32, bool)>) {
 }
 
 /// Whatever the umask is, nobody else can enter the directories or read the files, sidecars included.
-///
-/// Covers: N12.
+/// (The store's part of N12.)
 #[test]
 fn files_are_private_under_any_umask() {
     for umask in ["0000", "0022", "0377"] {
@@ -178,4 +177,13 @@ fn a_broken_host_key_is_explained() {
     std::fs::write(state.path().join("host.key"), b"short").unwrap();
     let refused = HostDb::open(&state, StoreOptions::default()).unwrap_err();
     assert!(matches!(refused, StoreError::Unfit(t) if t.contains("5 bytes instead of 32")));
+}
+
+#[test]
+fn a_damaged_host_database_is_explained() {
+    let tmp = tempfile::tempdir().unwrap();
+    let state = StateDir::open(tmp.path().join("state")).unwrap();
+    std::fs::write(state.path().join("host.sqlite"), vec![7; 8192]).unwrap();
+    let refused = HostDb::open(&state, StoreOptions::default()).unwrap_err();
+    assert!(matches!(refused, StoreError::Unfit(t) if t.contains("restore it from a backup")));
 }

@@ -107,7 +107,8 @@ pub fn prepare(path: &Path) {
 /// The workload: per tenant three producers and two readers; each accepted message is acknowledged by one `write` to
 /// standard output after its commit was answered. Ends after `ops` messages per producer, without closing anything.
 fn workload(path: &Path, sync: SyncMode, ops: u64, checkpoint_pages: i64) -> ! {
-    let opened = Opened::at(path, sync);
+    // Only the tenants go without fsync where a test asks for it, so that what it finds is a lost message.
+    let opened = Opened::at(path, SyncMode::Full);
     let exec = pool();
     ack(&format!("epoch {}", opened.host.epoch()));
     let left = Arc::new(AtomicU64::new(6));
@@ -143,6 +144,36 @@ fn workload(path: &Path, sync: SyncMode, ops: u64, checkpoint_pages: i64) -> ! {
     std::process::abort();
 }
 
+/// Accepts messages one after the other and says how each went.
+fn one_by_one(path: &Path, writes: u64) -> ! {
+    let opened = Opened::at(path, SyncMode::Full);
+    let db = opened.tenant("main", pool(), SyncMode::Full);
+    let neighbour = opened.tenant("acme", pool(), SyncMode::Full);
+    for i in 0..writes {
+        let id = format!("f{i}");
+        let write_id = id.clone();
+        match db.write(move |w| accept(w, &write_id)).wait() {
+            Ok(()) => ack(&format!("ack main {id}")),
+            Err(e) => ack(&format!(
+                "err {id} {}",
+                format!("{e:?}").split([' ', '{']).next().unwrap_or("")
+            )),
+        }
+        // Reads go on whatever the disk does.
+        let n = db.read(|r| r.count_messages(KEY)).wait();
+        ack(&format!(
+            "read {}",
+            n.map_or_else(|e| format!("{e:?}"), |_| "ok".into())
+        ));
+        // So does the tenant next door.
+        match neighbour.write(move |w| accept(w, &id)).wait() {
+            Ok(()) => ack(&format!("ack acme f{i}")),
+            Err(e) => ack(&format!("neighbour {e:?}")),
+        }
+    }
+    std::process::abort();
+}
+
 fn ack(line: &str) {
     // One write call, so that a kill cuts between lines. The test harness captures macros only, not the handle.
     let _ = std::io::stdout().write_all(format!("#{line}\n").as_bytes());
@@ -155,6 +186,8 @@ fn child_entry() {
     let Ok(dir) = std::env::var("GATEWAY_STORE_CHILD") else {
         return;
     };
+    // The harness has begun a line of its own.
+    let _ = std::io::stdout().write_all(b"\n");
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let sync = if std::env::var("GATEWAY_STORE_SYNC").as_deref() == Ok("off") {
         SyncMode::Off
@@ -167,6 +200,9 @@ fn child_entry() {
         session(&db, KEY);
         // Left open, so that the sidecars are there to be looked at.
         std::process::exit(0);
+    }
+    if let Ok(writes) = std::env::var("GATEWAY_STORE_FAULTS") {
+        one_by_one(Path::new(&dir), writes.parse().unwrap());
     }
     let checkpoint = number("GATEWAY_STORE_CHECKPOINT")
         .unwrap_or(1000)
