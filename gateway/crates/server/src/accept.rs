@@ -1,0 +1,155 @@
+//! The accept loop: a place is taken before anything is awaited, the socket is set up, and one task carries the connection to its end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    app::App,
+    budget::Permit,
+    guard::Socket,
+    http,
+    limits::{ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, MAX_REQUESTS_PER_CONNECTION, TLS_HANDSHAKES_AT_ONCE, TLS_HANDSHAKE_TIMEOUT_MS},
+    stream::{HeadGuard, Stream},
+    ws::upgrade::Upgrade,
+};
+
+/// What a connection's requests share.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) socket: Socket,
+    permit: Mutex<Option<Permit>>,
+    requests: AtomicU32,
+    upgrade: Mutex<Option<Upgrade>>,
+}
+
+impl Wire {
+    /// The caller proved who it is: its place among the strangers is free again.
+    pub(crate) fn authenticated(&self) {
+        if let Some(permit) = self.permit.lock().as_mut() {
+            permit.authenticated();
+        }
+    }
+
+    /// Counts a request; `true` when the connection should end after it.
+    pub(crate) fn last_request(&self) -> bool {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS_PER_CONNECTION
+    }
+
+    /// What to do with the socket once the answer 101 is out.
+    pub(crate) fn upgrade(&self, upgrade: Upgrade) {
+        *self.upgrade.lock() = Some(upgrade);
+    }
+}
+
+/// Accepts until the listener is told to stop.
+pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+    let handshakes = Arc::new(Semaphore::new(TLS_HANDSHAKES_AT_ONCE));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = app.stop.cancelled() => return,
+            a = listener.accept() => a,
+        };
+        let (stream, peer) = match accepted {
+            Ok(a) => a,
+            Err(error) => {
+                if !of_one_connection(&error) {
+                    tracing::warn!(%error, "cannot accept connections; waiting");
+                    tokio::time::sleep(Duration::from_millis(ACCEPT_BACKOFF_MS)).await;
+                }
+                continue;
+            }
+        };
+        let permit = match app.budget.take(peer.ip()) {
+            Ok(permit) => permit,
+            Err(full) => {
+                tracing::debug!(?full, "connection not taken");
+                if tls.is_none() {
+                    // Fits any socket buffer; a peer that cannot take it loses nothing that it was owed.
+                    let _ = stream.try_write(http::reply::TOO_BUSY);
+                }
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (app, tls, handshakes) = (app.clone(), tls.clone(), handshakes.clone());
+        let tasks = app.tasks.clone();
+        tasks.spawn(connection(app, stream, peer, permit, tls, handshakes));
+    }
+}
+
+/// The error says something about one peer, not about our means.
+fn of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted)
+}
+
+// Both phases are boxed, so that the task keeps only the one that it is in.
+async fn connection(app: Arc<App>, stream: TcpStream, peer: SocketAddr, permit: Permit, tls: Option<TlsAcceptor>, handshakes: Arc<Semaphore>) {
+    let Ok(local) = stream.local_addr() else { return };
+    let stream = match tls {
+        None => Stream::Plain(stream),
+        Some(acceptor) => {
+            let handshake = async {
+                let _place = handshakes.acquire().await.ok()?;
+                acceptor.accept(stream).await.ok()
+            };
+            match Box::pin(tokio::time::timeout(Duration::from_millis(TLS_HANDSHAKE_TIMEOUT_MS), handshake)).await {
+                Ok(Some(stream)) => Stream::Tls(Box::new(stream)),
+                _ => return,
+            }
+        }
+    };
+    let tls = matches!(stream, Stream::Tls(_));
+    let wire = Arc::new(Wire { socket: Socket { local, peer, tls }, permit: Mutex::new(Some(permit)), requests: AtomicU32::new(0), upgrade: Mutex::new(None) });
+    Box::pin(serve_http(&app, stream, wire.clone())).await;
+    let (upgrade, permit) = (wire.upgrade.lock().take(), wire.permit.lock().take());
+    drop(wire);
+    if let (Some(upgrade), Some(permit)) = (upgrade, permit)
+        && let Some(conn) = upgrade.finish(app, permit).await
+    {
+        conn.await;
+    }
+}
+
+async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
+    let service = {
+        let (app, wire) = (app.clone(), wire);
+        hyper::service::service_fn(move |request| http::serve(app.clone(), wire.clone(), request))
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(app.limits.header_read_timeout_ms))
+        .max_headers(MAX_HEADER_LINES + 1) // ours is judged before; the guard may add one line
+        .max_buf_size(64 * 1024)
+        .half_close(true)
+        .keep_alive(true)
+        .serve_connection(TokioIo::new(HeadGuard::new(stream)), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        r = connection.as_mut() => r,
+        () = app.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

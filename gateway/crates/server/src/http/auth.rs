@@ -1,0 +1,59 @@
+//! The bearer of an HTTP request. One authenticator serves every transport; this only finds the credential.
+
+use axum::body::Body;
+use gateway_core::{
+    auth::{AuthAttempt, Authenticated},
+    cx::{Caller, ClientInfo, Role, Surface},
+};
+use gateway_protocol::error::RpcError;
+use http::{HeaderMap, Response, header};
+
+use super::{Ask, reply};
+
+/// The token of `Authorization: Bearer …`; `None` when there is no such header, an empty text when it is malformed.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().unwrap_or_default();
+    let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token.trim());
+    Some(token)
+}
+
+/// Checks a credential against whatever host name and path say about the tenant.
+pub(crate) fn check(ask: &Ask, token: Option<&str>, password: Option<&str>, surface: Surface) -> Result<Authenticated, RpcError> {
+    let attempt = AuthAttempt {
+        peer: ask.wire.socket.peer.ip(),
+        loopback: ask.wire.socket.loopback(),
+        origin: ask.origin.as_deref(),
+        tenant_hint: &ask.hint,
+        token,
+        password,
+        surface,
+    };
+    ask.app.host.authenticate(&attempt).map_err(|refusal| refusal.error)
+}
+
+/// The caller of an HTTP request; its place among the strangers is given back.
+#[allow(clippy::result_large_err)]
+pub(crate) fn caller(ask: &Ask, headers: &HeaderMap, surface: Surface, mode: &str) -> Result<(Authenticated, Caller), Response<Body>> {
+    let found = check(ask, bearer(headers), None, surface).map_err(|e| reply::rpc_error(&e))?;
+    ask.wire.authenticated();
+    let caller = Caller {
+        conn: None,
+        role: Role::Operator,
+        scopes: found.ceiling,
+        only_methods: None,
+        caps: Default::default(),
+        client: ClientInfo { id: "http".to_owned(), mode: mode.to_owned(), ..ClientInfo::default() },
+        surface,
+        ip: Some(ask.wire.socket.peer.ip()),
+    };
+    Ok((found, caller))
+}
+
+/// The media type of a request with a body that changes something: only JSON, which no form of a foreign page can send.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split(';').next())
+        .is_some_and(|v| v.trim().eq_ignore_ascii_case("application/json"))
+}

@@ -1,0 +1,224 @@
+//! One HTTP request: who may ask at all (host name, origin, forwarding headers, path), then upgrade or route.
+
+pub(crate) mod auth;
+pub(crate) mod body;
+pub(crate) mod health;
+pub(crate) mod openai;
+pub(crate) mod page;
+pub(crate) mod reply;
+pub(crate) mod rpc;
+pub(crate) mod webhook;
+
+use std::{borrow::Cow, convert::Infallible, sync::Arc};
+
+use axum::{Router, body::Body};
+use gateway_core::host::TenantHint;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tower_service::Service;
+
+use crate::{
+    accept::Wire,
+    app::App,
+    guard::{FORWARDING, Refused},
+    ws,
+};
+
+/// What a handler knows about its request besides the request.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    pub(crate) app: Arc<App>,
+    pub(crate) wire: Arc<Wire>,
+    /// The tenant that host name and path point to.
+    pub(crate) hint: TenantHint,
+    pub(crate) origin: Option<Box<str>>,
+}
+
+/// All addresses but the sockets. Everything that is not here is 404.
+pub(crate) fn routes() -> Router {
+    page::routes()
+        .merge(health::routes())
+        .merge(rpc::routes())
+        .merge(openai::routes())
+        .merge(webhook::routes())
+        .fallback(|| async { reply::error(StatusCode::NOT_FOUND, "nothing is here") })
+        .method_not_allowed_fallback(|| async { reply::error(StatusCode::METHOD_NOT_ALLOWED, "this address wants another method") })
+}
+
+/// Answers one request of a connection.
+pub(crate) async fn serve(app: Arc<App>, wire: Arc<Wire>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let last = wire.last_request() || app.stop.is_cancelled();
+    let mut response = match admit(&app, &wire, request) {
+        Ok(Admitted::Socket(upgraded)) => upgraded,
+        Ok(Admitted::Request(request)) => {
+            let mut routes = app.routes.clone();
+            match routes.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        Err(refused) => refused,
+    };
+    reply::secure(response.headers_mut());
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+enum Admitted {
+    Socket(Response<Body>),
+    Request(Request<Body>),
+}
+
+// An answer is what a refusal is; boxing it would only move the allocation.
+#[allow(clippy::result_large_err)]
+fn admit(app: &Arc<App>, wire: &Arc<Wire>, mut request: Request<Incoming>) -> Result<Admitted, Response<Body>> {
+    let socket = &wire.socket;
+    let raw_host = text(&request, header::HOST).map_err(|()| refused(Refused::BadHost))?.unwrap_or_default();
+    let host = app.names.host(&raw_host, socket).map_err(refused)?;
+    let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
+    if let Some(origin) = &origin {
+        app.names.origin(origin, &host, &raw_host, socket).map_err(refused)?;
+    }
+    forwarding(app, wire, &mut request)?;
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
+        return Err(reply::refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and POST are served"));
+    }
+    let raw_path = request.uri().path().to_owned();
+    let (slug, path) = place(&raw_path).ok_or_else(|| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
+    if raw_path == format!("/t/{}", slug.unwrap_or_default()) {
+        // The page's own files are named relative to it.
+        let mut to = reply::error(StatusCode::PERMANENT_REDIRECT, "the address ends with a slash");
+        let target = HeaderValue::from_str(&format!("{raw_path}/")).map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
+        to.headers_mut().insert(header::LOCATION, target);
+        return Err(to);
+    }
+    // Host name and path that disagree name nobody.
+    let hint = app.host.tenant_by_hints(host.tenant.map(|_| &*host.name), slug).unwrap_or(TenantHint::Nobody);
+    let ask = Ask { app: app.clone(), wire: wire.clone(), hint, origin: origin.map(Into::into) };
+    if request.headers().contains_key(header::UPGRADE) {
+        return ws::upgrade::answer(ask, path, &mut request).map(Admitted::Socket);
+    }
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let uri = target.parse().map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed target"))?;
+    let (mut parts, body) = request.into_parts();
+    parts.uri = uri;
+    parts.extensions.insert(ask);
+    Ok(Admitted::Request(Request::from_parts(parts, Body::new(body))))
+}
+
+fn refused(why: Refused) -> Response<Body> {
+    match why {
+        Refused::BadHost => reply::refusal(StatusCode::BAD_REQUEST, "malformed Host"),
+        Refused::UnknownHost => {
+            reply::refusal(StatusCode::MISDIRECTED_REQUEST, "this host name is not served here; add it to gateway.allowedHosts if it should be")
+        }
+        Refused::Origin => reply::refusal(StatusCode::FORBIDDEN, "this origin is not allowed; add it to gateway.allowedOrigins if it should be"),
+        Refused::Forwarded => reply::refusal(StatusCode::FORBIDDEN, "forwarding headers from a peer that is not a configured proxy"),
+    }
+}
+
+/// The one value of a header; an error when it is there twice or is not text.
+fn text<B>(request: &Request<B>, name: header::HeaderName) -> Result<Option<String>, ()> {
+    let mut values = request.headers().get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(|v| Some(v.to_owned())).map_err(|_| ()),
+        (Some(_), Some(_)) => Err(()),
+    }
+}
+
+/// Nobody below a configured proxy can tell us who a caller is. From this machine such a header means a proxy that nobody
+/// configured, through which strangers would look local.
+#[allow(clippy::result_large_err)]
+fn forwarding(app: &App, wire: &Wire, request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
+    let peer = wire.socket.peer.ip().to_canonical();
+    for name in FORWARDING {
+        if request.headers_mut().remove(name).is_some() && peer.is_loopback() && !app.proxies.contains(&peer) {
+            return Err(refused(Refused::Forwarded));
+        }
+    }
+    Ok(())
+}
+
+/// Splits `/t/<slug>` off a path. `None` when the path is not canonical after one decoding.
+fn place(path: &str) -> Option<(Option<&str>, &str)> {
+    if !canonical(path) {
+        return None;
+    }
+    let Some(rest) = path.strip_prefix("/t/") else { return Some((None, path)) };
+    let (slug, rest) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    };
+    let ok = !slug.is_empty() && slug.len() <= 63 && slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if ok { Some((Some(slug), rest)) } else { None }
+}
+
+fn canonical(path: &str) -> bool {
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(raw) = segments.next() {
+        let last = segments.peek().is_none();
+        let Some(decoded) = decode(raw) else { return false };
+        let bad = |b: u8| b.is_ascii_control() || matches!(b, b'\\' | b'%');
+        if (raw.is_empty() && !last) || decoded == "." || decoded == ".." || decoded.bytes().any(bad) {
+            return false;
+        }
+        // A model name may hold a slash; nothing else may.
+        if decoded.contains('/') && (!path.contains("/v1/models/") || decoded.split('/').any(|s| s.is_empty() || s == "." || s == "..")) {
+            return false;
+        }
+    }
+    path.starts_with('/')
+}
+
+/// Percent-decodes once; `None` for malformed escapes or bytes that are not UTF-8.
+pub(crate) fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        if b != b'%' {
+            out.push(b);
+            continue;
+        }
+        let hex = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+        let (high, low) = (hex(bytes.next())?, hex(bytes.next())?);
+        out.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    String::from_utf8(out).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_one_spelling() {
+        let good = [
+            ("/", None, "/"),
+            ("/rpc", None, "/rpc"),
+            ("/t/acme/", Some("acme"), "/"),
+            ("/t/acme", Some("acme"), "/"),
+            ("/t/acme/v1/models", Some("acme"), "/v1/models"),
+            ("/v1/models/gateway%2Fmain", None, "/v1/models/gateway%2Fmain"),
+            ("/channels/webhook/default/in%20a", None, "/channels/webhook/default/in%20a"),
+        ];
+        for (path, slug, rest) in good {
+            assert_eq!(place(path), Some((slug, rest)), "{path}");
+        }
+        let bad = [
+            "", "x", "//", "/a//b", "/..", "/a/../b", "/%2e%2e/ok", "/%2E%2e/ok", "/a/%2e", "/a%2fb", "/a%5cb", "/a\\b", "/a%00", "/a%0a", "/%252e%252e/ok",
+            "/a%", "/a%4", "/a%zz", "/a%ff", "/t/", "/t//", "/t/Acme/", "/t/a_b/", "/t/%61cme/", "/t/acme/../beta/", "/v1/models/..%2Fx", "/v1/models/a%2F",
+        ];
+        for path in bad {
+            assert_eq!(place(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! The OpenAI-compatible API: `GET /v1/models` and `POST /v1/chat/completions`, whole and streaming.
+//!
+//! A request is a run like any other: durable before it is answered, in a session of its own, or in one per `user` when the
+//! caller names one. It asks for the same scopes as `chat.send` and `models.list`.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Path, Request},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use gateway_core::{
+    cx::{Caller, Cx, Surface},
+    openai::{Completion, CompletionMessage, CompletionRequest, models as models_of, start},
+    session::RunTap,
+    tenant::Tenant,
+};
+use gateway_protocol::{
+    ConnRole,
+    error::{DetailCode, RpcError},
+    json, method,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{Ask, auth, body, reply};
+use crate::limits::MAX_OPENAI_BODY_BYTES;
+
+/// Most messages of one request.
+const MAX_MESSAGES: usize = 1_024;
+/// Bytes of events that are joined into one piece of the answer.
+const PIECE_BYTES: usize = 16 * 1024;
+/// Names the session in place of `user`.
+const SESSION_HEADER: &str = "x-openclaw-session-key";
+/// A repeat with the same key gives the result of the first request.
+const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+
+/// `/v1/models`, `/v1/models/{model}`, `/v1/chat/completions`.
+pub(crate) fn routes() -> Router {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*model}", get(model))
+        .route("/v1/chat/completions", post(completions))
+}
+
+/// The caller, who must hold what `like` asks for on the other surfaces.
+#[allow(clippy::result_large_err)]
+fn admitted(ask: &Ask, headers: &HeaderMap, like: &str) -> Result<(Arc<Tenant>, Caller), Response<Body>> {
+    let (found, caller) = auth::caller(ask, headers, Surface::OpenAi, "backend")?;
+    let spec = method::find(like).ok_or_else(|| reply::error(StatusCode::NOT_FOUND, "nothing is here"))?;
+    spec.access.check(ConnRole::Operator, caller.scopes).map_err(|e| reply::rpc_error(&e))?;
+    Ok((found.tenant, caller))
+}
+
+fn described(id: &str) -> Value {
+    json!({ "id": id, "object": "model", "created": 0, "owned_by": "gateway" })
+}
+
+async fn models(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
+    let tenant = match admitted(&ask, request.headers(), "models.list") {
+        Ok((tenant, _)) => tenant,
+        Err(refusal) => return refusal,
+    };
+    let list: Vec<Value> = models_of(&tenant).iter().map(|id| described(id)).collect();
+    reply::json(StatusCode::OK, json!({ "object": "list", "data": list }).to_string())
+}
+
+async fn model(Extension(ask): Extension<Ask>, Path(name): Path<String>, request: Request) -> Response<Body> {
+    let tenant = match admitted(&ask, request.headers(), "models.list") {
+        Ok((tenant, _)) => tenant,
+        Err(refusal) => return refusal,
+    };
+    if models_of(&tenant).contains(&name) {
+        return reply::json(StatusCode::OK, described(&name).to_string());
+    }
+    let body = json!({ "error": {
+        "message": "there is no such model (GET /v1/models lists them)", "type": "invalid_request_error", "code": "model_not_found", "param": "model",
+    } });
+    reply::json(StatusCode::NOT_FOUND, body.to_string())
+}
+
+#[derive(Deserialize)]
+struct Ask1 {
+    model: String,
+    messages: Vec<Message>,
+    #[serde(default)]
+    stream: Option<bool>,
+    #[serde(default)]
+    stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    n: Option<u64>,
+    #[serde(default)]
+    tools: Option<Vec<Value>>,
+    #[serde(default)]
+    functions: Option<Vec<Value>>,
+    #[serde(default)]
+    response_format: Option<Value>,
+    #[serde(default)]
+    logprobs: Option<bool>,
+    #[serde(default)]
+    audio: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    #[serde(default)]
+    content: Option<Content>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    text: Option<String>,
+}
+
+fn wrong(message: &str, param: Option<&str>) -> Response<Body> {
+    let body = json!({ "error": { "message": message, "type": "invalid_request_error", "code": Value::Null, "param": param } });
+    reply::json(StatusCode::BAD_REQUEST, body.to_string())
+}
+
+/// A good request, and how it wants its answer.
+struct Wanted {
+    request: CompletionRequest,
+    stream: bool,
+    include_usage: bool,
+}
+
+// The error is the answer.
+#[allow(clippy::result_large_err)]
+fn wanted(headers: &HeaderMap, text: &[u8]) -> Result<Wanted, Response<Body>> {
+    let value = json::parse_strict(text).map_err(|e| wrong(&format!("the body cannot be read: {e}"), None))?;
+    let ask: Ask1 = serde_json::from_value(value).map_err(|e| wrong(&format!("the body is not a chat completion request: {e}"), None))?;
+    let refused = [
+        ("n", ask.n.is_some_and(|n| n != 1)),
+        ("tools", ask.tools.is_some_and(|t| !t.is_empty())),
+        ("functions", ask.functions.is_some_and(|t| !t.is_empty())),
+        ("response_format", ask.response_format.is_some_and(|f| !f.is_null() && f.get("type").and_then(Value::as_str) != Some("text"))),
+        ("logprobs", ask.logprobs == Some(true)),
+        ("audio", ask.audio.is_some_and(|a| !a.is_null())),
+    ];
+    if let Some((name, _)) = refused.iter().find(|(_, asked)| *asked) {
+        return Err(wrong(&format!("unsupported: {name}"), Some(name)));
+    }
+    if ask.messages.len() > MAX_MESSAGES {
+        return Err(wrong(&format!("more than {MAX_MESSAGES} messages"), Some("messages")));
+    }
+    let mut messages = Vec::with_capacity(ask.messages.len());
+    for message in ask.messages {
+        if !matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant") {
+            return Err(wrong("messages: only the roles system, developer, user and assistant are supported", Some("messages")));
+        }
+        messages.push(CompletionMessage { text: plain(message.content)?, role: message.role });
+    }
+    if messages.last().is_none_or(|m| m.role != "user" || m.text.trim().is_empty()) {
+        return Err(wrong("messages: the last message must be a user message with text", Some("messages")));
+    }
+    let named = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).map(str::to_owned);
+    let request = CompletionRequest {
+        model: ask.model,
+        messages,
+        user: ask.user,
+        session_key: named(SESSION_HEADER),
+        idempotency_key: named(IDEMPOTENCY_HEADER),
+        tap: None,
+    };
+    let include_usage = ask.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
+    Ok(Wanted { request, stream: ask.stream.unwrap_or(false), include_usage })
+}
+
+#[allow(clippy::result_large_err)]
+fn plain(content: Option<Content>) -> Result<String, Response<Body>> {
+    match content {
+        None => Ok(String::new()),
+        Some(Content::Text(text)) => Ok(text),
+        Some(Content::Parts(parts)) => {
+            let mut out = String::new();
+            for part in parts {
+                let Some(text) = part.text.filter(|_| part.kind == "text") else {
+                    return Err(wrong("messages: only text content is supported", Some("messages")));
+                };
+                if !out.is_empty() {
+                    out.push('\n');
+                }
+                out.push_str(&text);
+            }
+            Ok(out)
+        }
+    }
+}
+
+struct Tap(mpsc::UnboundedSender<String>);
+
+impl RunTap for Tap {
+    // Bounded by the longest text that a run may have.
+    fn delta(&self, text: &str) {
+        let _ = self.0.send(text.to_owned());
+    }
+}
+
+type Outcome = Result<Completion, RpcError>;
+
+/// A run on its way. Dropping it stops the run: nobody waits for its answer any more.
+struct Running {
+    deltas: mpsc::UnboundedReceiver<String>,
+    outcome: BoxFuture<'static, Outcome>,
+}
+
+/// What happens next to a run.
+enum Next {
+    Delta(String),
+    End(Box<Outcome>),
+}
+
+impl Running {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if let Poll::Ready(Some(text)) = self.deltas.poll_recv(cx) {
+            return Poll::Ready(Next::Delta(text));
+        }
+        let outcome = ready!(self.outcome.poll_unpin(cx));
+        // What was said before the end and came in between the two looks.
+        if let Ok(text) = self.deltas.try_recv() {
+            self.outcome = Box::pin(std::future::ready(outcome));
+            return Poll::Ready(Next::Delta(text));
+        }
+        Poll::Ready(Next::End(Box::new(outcome)))
+    }
+
+    async fn next(&mut self) -> Next {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
+    let (tenant, caller) = match admitted(&ask, request.headers(), "chat.send") {
+        Ok(known) => known,
+        Err(refusal) => return refusal,
+    };
+    if !auth::is_json(request.headers()) {
+        return reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body has to be application/json");
+    }
+    if !ask.app.ready() {
+        return reply::rpc_error(&RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500));
+    }
+    let (parts, content) = request.into_parts();
+    let text = match body::read(&ask.app.limits, content, MAX_OPENAI_BODY_BYTES, None).await {
+        Ok(text) => text,
+        Err(fault) => return fault.answer(),
+    };
+    let Wanted { mut request, stream, include_usage } = match wanted(&parts.headers, &text) {
+        Ok(wanted) => wanted,
+        Err(refusal) => return refusal,
+    };
+    drop(text);
+    let (tap, deltas) = mpsc::unbounded_channel();
+    request.tap = stream.then(|| Arc::new(Tap(tap)) as Arc<dyn RunTap>);
+    let started = match start(Cx::new(tenant, Arc::new(caller)), request).await {
+        Ok(started) => started,
+        Err(error) => return reply::rpc_error(&error),
+    };
+    let names = Names { id: format!("chatcmpl-{}", started.run_id), created: started.created_ms / 1_000, model: started.model.clone() };
+    if !stream {
+        return match started.finish().await {
+            Ok(completion) => names.whole(&completion),
+            Err(error) => reply::rpc_error(&error),
+        };
+    }
+    let mut running = Running { deltas, outcome: Box::pin(started.finish()) };
+    // A run that fails before its first word is answered with a status of its own.
+    let first = match running.next().await {
+        Next::End(outcome) => match *outcome {
+            Err(error) => return reply::rpc_error(&error),
+            Ok(completion) => Next::End(Box::new(Ok(completion))),
+        },
+        delta => delta,
+    };
+    let mut queue = VecDeque::from([names.chunk(json!({ "role": "assistant", "content": "" }), None)]);
+    let over = names.follow(&mut queue, first, include_usage);
+    let events = Events { running, names, queue, include_usage, over };
+    let mut answer = Response::new(Body::new(events));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    answer
+}
+
+/// Names of one completion.
+struct Names {
+    id: String,
+    created: i64,
+    model: String,
+}
+
+fn usage(completion: &Completion) -> Value {
+    let u = &completion.usage;
+    let total = if u.total_tokens == 0 { u.input + u.output } else { u.total_tokens };
+    json!({ "prompt_tokens": u.input, "completion_tokens": u.output, "total_tokens": total })
+}
+
+impl Names {
+    fn whole(&self, completion: &Completion) -> Response<Body> {
+        let message = json!({ "role": "assistant", "content": completion.text, "refusal": Value::Null });
+        let body = json!({
+            "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
+            "choices": [{ "index": 0, "message": message, "logprobs": Value::Null, "finish_reason": completion.finish_reason }],
+            "usage": usage(completion),
+        });
+        reply::json(StatusCode::OK, body.to_string())
+    }
+
+    fn chunk(&self, delta: Value, finish: Option<&str>) -> String {
+        let choice = json!({ "index": 0, "delta": delta, "logprobs": Value::Null, "finish_reason": finish });
+        let body = json!({ "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model, "choices": [choice] });
+        format!("data: {body}\n\n")
+    }
+
+    /// Adds what `next` means to the events; `true` when they are complete.
+    fn follow(&self, out: &mut VecDeque<String>, next: Next, include_usage: bool) -> bool {
+        let outcome = match next {
+            Next::Delta(text) => {
+                out.push_back(self.chunk(json!({ "content": text }), None));
+                return false;
+            }
+            Next::End(outcome) => *outcome,
+        };
+        match outcome {
+            Ok(completion) => {
+                out.push_back(self.chunk(json!({}), Some(&completion.finish_reason)));
+                if include_usage {
+                    let body = json!({
+                        "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+                        "choices": [], "usage": usage(&completion),
+                    });
+                    out.push_back(format!("data: {body}\n\n"));
+                }
+            }
+            // An answer that breaks off says so; it never just ends.
+            Err(error) => {
+                let body = json!({ "error": { "message": error.message, "type": "server_error", "code": error.detail.row().name, "param": Value::Null } });
+                out.push_back(format!("data: {body}\n\n"));
+            }
+        }
+        out.push_back("data: [DONE]\n\n".to_owned());
+        true
+    }
+}
+
+/// The stream of events of one run as a body.
+struct Events {
+    running: Running,
+    names: Names,
+    queue: VecDeque<String>,
+    include_usage: bool,
+    over: bool,
+}
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let mut piece = String::new();
+        loop {
+            while let Some(event) = this.queue.pop_front() {
+                piece.push_str(&event);
+            }
+            if this.over || piece.len() >= PIECE_BYTES {
+                break;
+            }
+            match this.running.poll_next(cx) {
+                Poll::Ready(next) => this.over = this.names.follow(&mut this.queue, next, this.include_usage),
+                Poll::Pending if piece.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(Bytes::from(piece)))))
+    }
+}

@@ -1,0 +1,87 @@
+//! Every limit of the listening side, each with its unit in the name or in its doc line.
+//!
+//! They are defaults: what an operator may change comes in through [`crate::ServerLimits`].
+
+/// Bytes of one request head (request line and header lines together).
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Header lines of one request.
+pub const MAX_HEADER_LINES: usize = 64;
+/// Bytes of a request target.
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+/// Time to send a whole request head; also the longest idle time of a kept-alive connection.
+pub const HEADER_READ_TIMEOUT_MS: u64 = 10_000;
+/// Time for the TLS handshake.
+pub const TLS_HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
+/// TLS handshakes that run at the same time, on the whole listener.
+pub const TLS_HANDSHAKES_AT_ONCE: usize = 64;
+/// Requests answered on one kept-alive HTTP connection before it is closed.
+pub const MAX_REQUESTS_PER_CONNECTION: u32 = 1_000;
+/// Connections on the listener, all kinds together.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Connections that nobody has authenticated yet. The rest of [`MAX_CONNECTIONS`] is reserved for authenticated ones.
+pub const MAX_PREAUTH_CONNECTIONS: usize = 1_024;
+/// Wait after the process ran out of file descriptors.
+pub const ACCEPT_BACKOFF_MS: u64 = 100;
+/// Bytes that all request bodies of unauthenticated callers may hold in memory at once.
+pub const MAX_PREAUTH_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of a `POST /rpc` body.
+pub const MAX_RPC_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a `POST /v1/chat/completions` body.
+pub const MAX_OPENAI_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a webhook body.
+pub const MAX_WEBHOOK_BODY_BYTES: usize = 1024 * 1024;
+/// Longest time to receive one request body.
+pub const BODY_DEADLINE_MS: u64 = 30_000;
+/// After this grace a body must arrive at [`BODY_MIN_BYTES_PER_SECOND`] or the request ends with 408.
+pub const BODY_GRACE_MS: u64 = 5_000;
+/// Slowest body that is still read, in bytes per second.
+pub const BODY_MIN_BYTES_PER_SECOND: u64 = 1_024;
+/// A peer that takes nothing of what we write for this long is cut off.
+pub const WRITE_STALL_MS: u64 = 30_000;
+/// Bytes thrown away after a refusal, so that the peer can read the refusal before the reset.
+pub const LINGER_BYTES: usize = 1024 * 1024;
+/// Time for the same.
+pub const LINGER_MS: u64 = 1_000;
+
+/// Read buffer of a WebSocket, held only while a frame is being received.
+pub const WS_READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Payloads above this are sent without a copy; below it they are gathered into one write.
+pub const WS_COPY_BYTES: usize = 4 * 1024;
+/// Messages above this leave as several fragments of this size, so that pings can pass between them.
+pub const WS_FRAGMENT_BYTES: usize = 64 * 1024;
+/// Encoded bytes waiting for the socket; above it the connection reads nothing new from its peer.
+pub const WS_WRITE_HIGH_WATER_BYTES: usize = 256 * 1024;
+/// Fragments of one incoming message.
+pub const WS_MAX_FRAGMENTS_PER_MESSAGE: u32 = 1_024;
+/// Time from the first byte of an incoming message to its last.
+pub const WS_MESSAGE_DEADLINE_MS: u64 = 60_000;
+/// Control frames that a peer may send in one burst.
+pub const WS_CONTROL_BURST: u32 = 128;
+/// Control frames per second that the burst refills with.
+pub const WS_CONTROL_PER_SECOND: u32 = 32;
+/// Bytes of control answers (one pong, one close) waiting for the socket.
+pub const WS_CONTROL_BYTES: usize = 512;
+/// Frames decoded in one go before the connection writes and lets others run.
+pub const WS_FRAMES_PER_BATCH: usize = 64;
+/// Calls of one connection that run at the same time.
+pub const WS_CALLS_IN_FLIGHT: usize = 64;
+/// Frames kept while a `connect` is being decided; one more closes the socket.
+pub const WS_QUEUED_DURING_CONNECT: usize = 15;
+/// Time for the peer to answer a ping.
+pub const WS_PONG_DEADLINE_MS: u64 = 25_000;
+/// Time for the peer to answer our close frame.
+pub const WS_CLOSE_DEADLINE_MS: u64 = 2_000;
+/// Bytes of a close reason.
+pub const WS_CLOSE_REASON_BYTES: usize = 120;
+/// Wrong-role calls in a row before the socket is closed.
+pub const WS_REPEATED_UNAUTHORIZED: u32 = 10;
+/// Bytes of events waiting in all connections of the listener together.
+pub const MAX_QUEUED_EVENT_BYTES_ALL: usize = 256 * 1024 * 1024;
+/// Cost that one queued event has besides its payload.
+pub const QUEUED_EVENT_OVERHEAD_BYTES: usize = 64;
+/// Step of the shared timer: deadlines of connections are kept to this precision.
+pub const TIMER_STEP_MS: u64 = 500;
+/// Calls in one JSON-RPC batch.
+pub const MAX_BATCH_CALLS: usize = 64;
+/// Time for connections to end after the shutdown event.
+pub const SHUTDOWN_DEADLINE_MS: u64 = 5_000;

@@ -1,0 +1,288 @@
+//! Starting and stopping: parameters in, a running gateway out.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway_core::host::{Host, HostOptions, StartError};
+use gateway_protocol::{Class, method};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{accept, app::App, budget, guard::Names, http, limits, ws::timer::Timer};
+
+/// Limits that an operator (or a test) may set. Everything else is a constant in [`crate::limits`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Open connections in all.
+    pub max_connections: usize,
+    /// Unauthenticated connections in all; the rest of `max_connections` is reserved for authenticated ones.
+    pub preauth_total: usize,
+    /// Unauthenticated connections of one address (of one /64 network for IPv6).
+    pub preauth_per_address: u32,
+    /// From the opening of a v4 WebSocket to its `connect`, in ms.
+    pub handshake_timeout_ms: u64,
+    /// For a whole request head, and for an idle kept-alive connection, in ms.
+    pub header_read_timeout_ms: u64,
+    /// For a whole request body, in ms.
+    pub body_deadline_ms: u64,
+    /// Before the lowest rate of a body counts, in ms.
+    pub body_grace_ms: u64,
+    /// From the first to the last byte of a WebSocket message, in ms.
+    pub message_deadline_ms: u64,
+    /// A peer that takes none of our bytes for so long is cut off, in ms.
+    pub write_stall_ms: u64,
+    /// Between two pings (and `tick` events), in ms.
+    pub ping_interval_ms: u64,
+    /// For the answer to a ping, in ms.
+    pub pong_timeout_ms: u64,
+    /// For runs to end when the gateway stops, in ms.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: limits::MAX_CONNECTIONS,
+            preauth_total: limits::MAX_PREAUTH_CONNECTIONS,
+            preauth_per_address: u32::try_from(gateway_protocol::limits::PREAUTH_PER_IP).unwrap_or(32),
+            handshake_timeout_ms: gateway_protocol::limits::HANDSHAKE_TIMEOUT_MS,
+            header_read_timeout_ms: limits::HEADER_READ_TIMEOUT_MS,
+            body_deadline_ms: limits::BODY_DEADLINE_MS,
+            body_grace_ms: limits::BODY_GRACE_MS,
+            message_deadline_ms: limits::WS_MESSAGE_DEADLINE_MS,
+            write_stall_ms: limits::WRITE_STALL_MS,
+            ping_interval_ms: gateway_protocol::limits::TICK_INTERVAL_MS,
+            pong_timeout_ms: gateway_protocol::limits::PONG_TIMEOUT_MS,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl ServerLimits {
+    /// The defaults with what the settings say.
+    #[must_use]
+    pub fn of(settings: &gateway_config::GatewayLimits) -> Self {
+        Self {
+            max_connections: settings.max_connections as usize,
+            preauth_total: settings.preauth_total as usize,
+            preauth_per_address: settings.preauth_per_ip,
+            handshake_timeout_ms: settings.handshake_timeout_ms,
+            drain_timeout_ms: settings.drain_timeout_ms,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a gateway is started with. [`GatewayServerOptions::new`] takes everything from the settings; each field can be overridden.
+pub struct GatewayServerOptions {
+    /// What the core is started with; its settings name port, addresses, names and limits.
+    pub host: HostOptions,
+    /// TCP port instead of the one in the settings; 0 lets the system choose.
+    pub port: Option<u16>,
+    /// Address to bind instead of the one in the settings.
+    pub bind: Option<IpAddr>,
+    /// A bound, listening socket to use instead of binding one (socket activation, tests). `port` and `bind` are then not used.
+    pub listener: Option<std::net::TcpListener>,
+    /// Serve TLS with this configuration. Only HTTP/1.1 is offered by ALPN, whatever it says.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Where everything runs; the runtime of the caller if there is none.
+    pub runtime: Option<tokio::runtime::Handle>,
+    /// Cancelling it stops the gateway, in order, as [`GatewayServer::shutdown`] does.
+    pub shutdown: CancellationToken,
+    /// Limits instead of those in the settings.
+    pub limits: Option<ServerLimits>,
+    /// Peers on this machine whose forwarding headers are tolerated; they are never believed. Without it a request from this machine
+    /// with such a header is refused: it would make strangers look local.
+    pub tolerated_proxies: Vec<IpAddr>,
+}
+
+impl GatewayServerOptions {
+    /// Everything as `host.settings` says.
+    #[must_use]
+    pub fn new(host: HostOptions) -> Self {
+        Self {
+            host,
+            port: None,
+            bind: None,
+            listener: None,
+            tls: None,
+            runtime: None,
+            shutdown: CancellationToken::new(),
+            limits: None,
+            tolerated_proxies: Vec::new(),
+        }
+    }
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The core did not start.
+    #[error("{0}")]
+    Core(#[from] StartError),
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {source} (next step: {next})")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What to do.
+        next: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The given runtime ended while the gateway started.
+    #[error("the runtime ended while the gateway started")]
+    Runtime,
+}
+
+/// A running gateway. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct GatewayServer {
+    local_addr: SocketAddr,
+    tls: bool,
+    host: Arc<Host>,
+    shutdown: CancellationToken,
+    stopped: watch::Receiver<bool>,
+}
+
+impl GatewayServer {
+    /// The address that it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The address of the built-in page, for a browser on this machine.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let ip = self.local_addr.ip();
+        let ip = match ip {
+            IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+            _ => ip,
+        };
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}/", SocketAddr::new(ip, self.local_addr.port()))
+    }
+
+    /// The core.
+    #[must_use]
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Resolves when the gateway has stopped, whoever asked for it.
+    pub async fn stopped(&self) {
+        let mut stopped = self.stopped.clone();
+        // An error means that the supervisor is gone, and with it the gateway.
+        let _ = stopped.wait_for(|s| *s).await;
+    }
+
+    /// Stops: no new connections, `shutdown` events, runs end (or stay for the next start), sockets are closed with 1012.
+    pub async fn shutdown(self) {
+        self.shutdown.cancel();
+        self.stopped().await;
+    }
+}
+
+impl Drop for GatewayServer {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Starts the core and listens for it.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn start_gateway_server(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
+    match options.runtime.clone() {
+        None => start(options).await,
+        Some(runtime) => runtime.spawn(start(options)).await.map_err(|_| ServeError::Runtime)?,
+    }
+}
+
+async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
+    let settings = &options.host.settings;
+    let gateway = &settings.gateway;
+    let names = Names {
+        hosts: gateway.allowed_hosts.clone(),
+        tenants: settings.tenants.values().flat_map(|t| t.hosts.iter().map(|h| (h.to_ascii_lowercase(), t.slug.clone()))).collect(),
+        origins: gateway.allowed_origins.clone(),
+    };
+    let limits = options.limits.unwrap_or_else(|| ServerLimits::of(&gateway.limits));
+    // The socket is ours before the core starts: a second gateway fails here, before it touches anything.
+    let address = SocketAddr::new(options.bind.unwrap_or_else(|| gateway.bind.ip()), options.port.unwrap_or(gateway.port));
+    let listener = listen(options.listener, address).await?;
+    let local_addr = listener.local_addr().map_err(|source| bind_error(address, source))?;
+    let tls = options.tls.map(|config| {
+        let mut config = (*config).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    });
+    let host = Host::start(options.host).await?;
+
+    let of_class = |class| method::all().iter().filter(|m| m.class == class).map(|m| m.name).collect();
+    let app = Arc::new(App {
+        names,
+        proxies: options.tolerated_proxies,
+        budget: budget::Budget::new(limits.max_connections, limits.preauth_total, limits.preauth_per_address),
+        preauth_bytes: budget::Bytes::new(limits::MAX_PREAUTH_BODY_BYTES),
+        event_bytes: budget::Bytes::new(limits::MAX_QUEUED_EVENT_BYTES_ALL),
+        timer: Timer::new(),
+        routes: http::routes(),
+        waits: of_class(Class::Wait),
+        interim: ["agent"].into(),
+        ready: host.ready(),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        host: host.clone(),
+        limits,
+    });
+    let with_tls = tls.is_some();
+    let timer_stop = CancellationToken::new();
+    tokio::spawn(app.timer.clone().run(timer_stop.clone()));
+    let accepting = tokio::spawn(accept::accept(app.clone(), listener, tls));
+    let (tell, stopped) = watch::channel(false);
+    let shutdown = options.shutdown;
+    tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.cancelled().await;
+            app.stop.cancel();
+            let _ = accepting.await;
+            app.host.shutdown(Duration::from_millis(app.limits.drain_timeout_ms)).await;
+            app.timer.stop_all();
+            app.tasks.close();
+            let deadline = Duration::from_millis(limits::SHUTDOWN_DEADLINE_MS);
+            if tokio::time::timeout(deadline, app.tasks.wait()).await.is_err() {
+                tracing::warn!(connections = app.budget.used(), "connections did not end in time");
+            }
+            timer_stop.cancel();
+            let _ = tell.send(true);
+        }
+    });
+    Ok(GatewayServer { local_addr, tls: with_tls, host, shutdown, stopped })
+}
+
+async fn listen(given: Option<std::net::TcpListener>, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let bound = match given {
+        Some(listener) => listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)),
+        None => TcpListener::bind(address).await,
+    };
+    bound.map_err(|source| bind_error(address, source))
+}
+
+fn bind_error(address: SocketAddr, source: io::Error) -> ServeError {
+    let next = match source.kind() {
+        io::ErrorKind::AddrInUse => "stop the program that uses the port, or choose another with --port",
+        io::ErrorKind::PermissionDenied => "choose a port above 1023 with --port",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine with --bind",
+        _ => "check --bind and --port",
+    };
+    ServeError::Bind { address, next, source }
+}

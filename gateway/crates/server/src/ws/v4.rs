@@ -1,0 +1,255 @@
+//! The v4 protocol on one socket: challenge, `connect`, then requests and numbered events.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::{
+    cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface},
+    dispatch::{Dispatched, dispatch},
+    host::HelloInput,
+    hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
+    random,
+    tenant::Tenant,
+};
+use gateway_protocol::{
+    ConnRole, ScopeSet,
+    error::{DetailCode, RpcError},
+    event::{ChallengePayload, TickPayload},
+    frame::{self, ClientFrame, Close, FaultAnswer, Request},
+    limits::{MAX_FRAME_BYTES, MAX_UNAUTHORIZED_CALLS},
+    methods::connect::{ClientId, ClientMode, ConnectParams, ConnectRefusal},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Beat,
+    conn::{Call, CallKind, Link},
+};
+use crate::{
+    http::{Ask, auth},
+    limits::WS_CALLS_IN_FLIGHT,
+    ws::out::TEXT,
+};
+
+/// What the codec knows of its connection.
+pub(crate) struct V4 {
+    ask: Ask,
+    handshake_by_ms: u64,
+    pub(crate) beat: Beat,
+    open: Option<Open>,
+}
+
+struct Open {
+    tenant: Arc<Tenant>,
+    caller: Arc<Caller>,
+    cancel: CancellationToken,
+    wrong_role: u32,
+    _hub: HubGuard,
+}
+
+impl V4 {
+    pub(crate) fn new(ask: Ask, now_ms: u64) -> Self {
+        let handshake_by_ms = now_ms + ask.app.limits.handshake_timeout_ms;
+        Self { ask, handshake_by_ms, beat: Beat::new(now_ms, u64::MAX / 4), open: None }
+    }
+
+    /// The nonce is fresh for each socket. It is not kept: only proofs of device identity will be checked against it.
+    pub(crate) fn open(&mut self, link: &mut Link) {
+        let app = &self.ask.app;
+        let challenge = ChallengePayload { nonce: random::uuid(&*app.host.shared().random), ts: app.now_ms() };
+        match serde_json::to_vec(&challenge) {
+            Ok(payload) => link.text(frame::encode_targeted_event("connect.challenge", &payload)),
+            Err(_) => link.close(Close::new(Close::INTERNAL, "")),
+        }
+    }
+
+    pub(crate) fn message(&mut self, link: &mut Link, bytes: &Bytes) {
+        match (ClientFrame::parse(bytes), &self.open) {
+            (Ok(request), None) if request.method == "connect" => self.connect(link, &request),
+            (Ok(request), None) => fault(link, frame::first_must_be_connect(request.id)),
+            (Ok(request), Some(_)) => self.request(link, &request),
+            (Err(bad), None) => fault(link, bad.when_fresh()),
+            (Err(bad), Some(_)) => fault(link, bad.when_open()),
+        }
+    }
+
+    fn connect(&mut self, link: &mut Link, request: &Request<'_>) {
+        match self.admit(link, request) {
+            Ok((open, hello)) => {
+                link.permit.authenticated();
+                link.max_message = MAX_FRAME_BYTES;
+                self.beat = Beat::new(link.now_ms, link.app.limits.ping_interval_ms);
+                self.open = Some(open);
+                self.answer(link, CallKind::V4(request.id.get().into()), Ok(hello));
+            }
+            Err(refusal) => {
+                link.text(frame::encode_res_err(request.id.get(), &refusal.error));
+                link.close(refusal.close);
+            }
+        }
+    }
+
+    // The order of the checks is part of the protocol: start-up, version, role, (origin: before the upgrade), credential, identity.
+    fn admit(&self, link: &Link, request: &Request<'_>) -> Result<(Open, Bytes), ConnectRefusal> {
+        let app = &self.ask.app;
+        // The plain decoder is as strict as the schema but says less: the slow one is asked only for its words.
+        let params = match request.params.map(|p| serde_json::from_str::<ConnectParams>(p.get())) {
+            Some(Ok(params)) => params,
+            _ => ConnectParams::parse(request.params)?,
+        };
+        if app.host.is_draining() {
+            return Err(ConnectRefusal::draining(500));
+        }
+        if !app.ready() {
+            return Err(ConnectRefusal::starting(500));
+        }
+        params.check_protocol()?;
+        let role = match params.role()? {
+            ConnRole::Operator => Role::Operator,
+            ConnRole::Node => Role::Node,
+        };
+        let credentials = params.auth.as_ref();
+        let token = credentials.and_then(|a| a.token.as_deref().or(a.device_token.as_deref()));
+        let password = credentials.and_then(|a| a.password.as_deref());
+        let found = auth::check(&self.ask, token, password, Surface::V4).map_err(|e| ConnectRefusal::closing(e, Close::POLICY))?;
+        let scopes = self.scopes(link, &params, role, found.ceiling);
+        let id = app.host.new_conn_id();
+        let client = ClientInfo {
+            id: params.client.id.as_str(),
+            mode: params.client.mode.as_str(),
+            version: params.client.version.as_str().to_owned(),
+            platform: params.client.platform.as_str().to_owned(),
+            display_name: params.client.display_name.as_ref().map(|s| s.as_str().to_owned()),
+            device_family: params.client.device_family.as_ref().map(|s| s.as_str().to_owned()),
+            instance_id: params.client.instance_id.as_ref().map(|s| s.as_str().to_owned()),
+        };
+        let caps = Caps::parse(params.caps.iter().flatten().map(|c| c.as_str()));
+        let ip = Some(link.socket.peer.ip());
+        let caller =
+            Arc::new(Caller { conn: Some(id.clone()), role, scopes, only_methods: None, caps, client: client.clone(), surface: Surface::V4, ip });
+        let info = ConnInfo { conn: id, role, scopes, caps, client, ip, events: EventPolicy::Always, connected_at_ms: app.now_ms() };
+        let hub = found.tenant.hub().register(info.clone(), link.shared.clone()).map_err(|_| {
+            let error = RpcError::new(DetailCode::Overloaded, "too many connections").retry_after_ms(1_000);
+            ConnectRefusal::closing(error, Close::STARTING)
+        })?;
+        let hello = app.host.hello_ok(&HelloInput { tenant: &found.tenant, conn: &info, auth_method: found.method });
+        let open = Open { tenant: found.tenant, caller, cancel: CancellationToken::new(), wrong_role: 0, _hub: hub };
+        Ok((open, hello))
+    }
+
+    /// The scopes of a client that proved no device identity: the helper of a local program and the local command line keep what
+    /// they ask for; everyone else who knows the secret gets in without scopes, and so does a probe.
+    fn scopes(&self, link: &Link, params: &ConnectParams, role: Role, ceiling: ScopeSet) -> ScopeSet {
+        let local = link.socket.loopback() && link.origin.is_none();
+        let trusted = matches!(
+            (params.client.id, params.client.mode),
+            (ClientId::GatewayClient, ClientMode::Backend) | (ClientId::Cli, ClientMode::Cli)
+        );
+        if role != Role::Operator || !local || !trusted {
+            return ScopeSet::NONE;
+        }
+        ScopeSet::effective(ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str())), ceiling)
+    }
+
+    fn request(&mut self, link: &mut Link, request: &Request<'_>) {
+        let Some(open) = &self.open else { return };
+        let id = request.id.get();
+        if link.calls.len() >= WS_CALLS_IN_FLIGHT {
+            let error = RpcError::new(DetailCode::Overloaded, "too many calls at once on this connection").retry_after_ms(100);
+            return self.answer(link, CallKind::V4(id.into()), Err(error));
+        }
+        let cx = Cx {
+            tenant: open.tenant.clone(),
+            caller: open.caller.clone(),
+            cancel: open.cancel.clone(),
+            interim: link.app.interim.contains(&*request.method).then(|| interim(link, id)),
+            traceparent: request.traceparent.as_deref().map(Into::into),
+            idempotency: None,
+        };
+        match dispatch(&link.app.host, cx, &request.method, request.params, false) {
+            Dispatched::Ready(result) => self.answer(link, CallKind::V4(id.into()), result),
+            Dispatched::Pending(future) => {
+                let waits = link.app.waits.contains(&*request.method);
+                link.calls.push(Call { kind: CallKind::V4(id.into()), waits, future });
+            }
+        }
+    }
+
+    pub(crate) fn answer(&mut self, link: &mut Link, kind: CallKind, result: Result<Bytes, RpcError>) {
+        let CallKind::V4(id) = kind else { return };
+        match result {
+            Ok(payload) => {
+                if let Some(open) = &mut self.open {
+                    open.wrong_role = 0;
+                }
+                let prefix = [br#"{"type":"res","id":"#, id.as_bytes(), br#","ok":true,"payload":"#].concat();
+                link.out.message(TEXT, &prefix, &payload, b"}");
+            }
+            Err(error) => {
+                link.text(frame::encode_res_err(&id, &error));
+                let Some(open) = &mut self.open else { return };
+                if error.detail != DetailCode::WrongRole {
+                    open.wrong_role = 0;
+                    return;
+                }
+                open.wrong_role += 1;
+                if open.wrong_role > MAX_UNAUTHORIZED_CALLS {
+                    link.close(Close::new(Close::POLICY, "repeated unauthorized calls"));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn event(&mut self, link: &mut Link, event: &WireEvent) {
+        if self.open.is_none() {
+            return;
+        }
+        let mut tail = Vec::with_capacity(28);
+        frame::push_event_tail(&mut tail, link.next_seq());
+        link.out.message(TEXT, b"", &event.head, &tail);
+    }
+
+    fn own_event<T: serde::Serialize>(&mut self, link: &mut Link, name: &'static str, payload: &T) {
+        if let Ok(payload) = serde_json::to_vec(payload) {
+            let event = WireEvent { name, head: frame::event_head(name, &payload, None).into(), payload: Bytes::new(), drop_if_slow: false };
+            self.event(link, &event);
+        }
+    }
+
+    pub(crate) fn tick(&mut self, link: &mut Link) {
+        if self.open.is_none() {
+            if link.now_ms >= self.handshake_by_ms {
+                link.close(Close::new(Close::NORMAL, ""));
+            }
+            return;
+        }
+        if self.beat.round(link) {
+            self.own_event(link, "tick", &TickPayload { ts: link.app.now_ms() });
+        }
+    }
+
+    pub(crate) fn due(&self) -> u64 {
+        if self.open.is_some() { self.beat.due() } else { self.handshake_by_ms }
+    }
+
+    pub(crate) fn gone(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.cancel.cancel();
+        }
+    }
+}
+
+fn fault(link: &mut Link, answer: FaultAnswer) {
+    if let Some(response) = answer.response {
+        link.text(response);
+    }
+    if let Some(close) = answer.close {
+        link.close(close);
+    }
+}
+
+/// Sends results that come before the final one under the id of the request.
+fn interim(link: &Link, id: &str) -> InterimSink {
+    let (shared, id) = (link.shared.clone(), Box::<str>::from(id));
+    Arc::new(move |payload| shared.frame(frame::encode_res_ok(&id, &payload).into()))
+}
