@@ -491,7 +491,8 @@ async fn wait_backoff(a: &Inner) -> bool {
         }
         tokio::select! {
             () = a.nudge.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            // In steps: the clock of the host need not be the clock of the runtime.
+            () = tokio::time::sleep(Duration::from_millis(wait.min(limits::BACKOFF_STEP_MS))) => {}
         }
     }
 }

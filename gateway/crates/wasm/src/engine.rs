@@ -40,7 +40,7 @@ pub(crate) fn engine(class: Class, pool_instances: u32) -> wasmtime::Result<Engi
             let n = pool_instances.max(1);
             p.total_component_instances(n)
                 .total_core_instances(n.saturating_mul(4))
-                .total_memories(n + n / 4 + 4)
+                .total_memories(n + n / 4)
                 .total_tables(n.saturating_mul(3))
                 .total_stacks(n + 64)
                 .max_core_instances_per_component(

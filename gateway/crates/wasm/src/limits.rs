@@ -123,6 +123,8 @@ pub const MAX_INSTANCE_AGE_MS: u64 = 60_000;
 pub const INSTANCE_LINGER_MS: u64 = 200;
 /// Waits before the next instance after 1, 2, 3, … failures in a row, in milliseconds; the last repeats.
 pub const BACKOFF_MS: [u64; 6] = [0, 1_000, 2_000, 5_000, 15_000, 60_000];
+/// Longest sleep in one piece while backing off.
+pub const BACKOFF_STEP_MS: u64 = 200;
 /// Failures in a row that put an account into quarantine.
 pub const QUARANTINE_CONSECUTIVE: u32 = 10;
 /// Failed events of the last 100 above which an account is put into quarantine.
