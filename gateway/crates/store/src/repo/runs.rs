@@ -129,11 +129,11 @@ impl Write<'_> {
         self.run_or_why(run_id, row, "run has ended, or another epoch holds it")
     }
 
-    /// Takes over a run that an older epoch left: `queued`, held by this epoch, one attempt more.
+    /// Takes over a run that an older epoch left: `queued`, held by this epoch; one attempt more if it had been started.
     pub fn requeue_run(&mut self, run_id: &str) -> Result<RunRow> {
         let row = self.one(
             &format!(
-                "UPDATE runs SET state = 'queued', owner_epoch = ?2, attempt = attempt + 1, started_at = NULL
+                "UPDATE runs SET state = 'queued', owner_epoch = ?2, attempt = attempt + (state = 'running'), started_at = NULL
                  WHERE run_id = ?1 AND state IN ('queued', 'running') AND owner_epoch < ?2 RETURNING {COLUMNS}"
             ),
             params![run_id, self.epoch()],
