@@ -139,6 +139,7 @@ fn run(
                     let timed =
                         tokio::time::timeout(Duration::from_millis(QUERY_DEADLINE_MS), guarded);
                     tokio::select! {
+                        biased;
                         r = timed => match r { Ok(r) => finished(r), Err(_) => Err(deadline(name)) },
                         () = cancel.cancelled() => Err(RpcError::unavailable("cancelled")),
                     }

@@ -390,6 +390,7 @@ impl Host {
             let mut every = tokio::time::interval(Duration::from_secs(60));
             loop {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     _ = every.tick() => {}
                 }
@@ -635,6 +636,7 @@ fn spawn_loops(tenant: &Arc<Tenant>) {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = every.tick() => {}
             }
@@ -653,6 +655,7 @@ fn spawn_loops(tenant: &Arc<Tenant>) {
             let sweep = tenant.sessions().sweep_list().clone();
             drop(tenant);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = presence.changed() => {
                     // A storm of connections becomes a few events.

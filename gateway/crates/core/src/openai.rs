@@ -258,6 +258,7 @@ impl Started {
     pub async fn finish(mut self) -> Result<Completion, RpcError> {
         let stop = self.cx.tenant.stop_token().clone();
         let outcome = tokio::select! {
+            biased;
             o = crate::rpc::agents::outcome_of(&self.cx, &self.run_id) => o?,
             () = stop.cancelled() => {
                 self.finished = true;

@@ -147,6 +147,7 @@ pub(super) async fn agent(cx: Cx, p: AgentParams) -> Result<AgentResult, RpcErro
         }
     }
     let outcome = tokio::select! {
+        biased;
         outcome = outcome_of(&cx, &run_id) => outcome?,
         () = cx.cancel.cancelled() => return Err(RpcError::unavailable("cancelled")),
         () = tenant.stop_token().cancelled() => return Err(chat::draining()),
@@ -233,6 +234,7 @@ pub(super) async fn wait(cx: Cx, p: AgentWaitParams) -> Result<AgentWaitResult, 
         .unwrap_or(AGENT_WAIT_DEFAULT_MS)
         .min(AGENT_WAIT_MAX_MS);
     let waited = tokio::select! {
+        biased;
         r = tokio::time::timeout(Duration::from_millis(ms), outcome_of(&cx, &run_id)) => r,
         () = cx.cancel.cancelled() => return Err(RpcError::unavailable("cancelled")),
         () = cx.tenant.stop_token().cancelled() => return Err(chat::draining()),

@@ -222,8 +222,11 @@ pub(super) async fn stop_runs(
     run: Option<&str>,
     reason: AbortReason,
 ) -> Vec<String> {
-    // Watched before they are told to stop: afterwards they may be gone.
-    let ids = tenant.sessions().runs_of(key);
+    // Watched before they are told to stop: afterwards they may be gone. A run that waits behind one that goes on ends
+    // when its turn comes; that is not waited for.
+    let current = tenant.sessions().current(key).map(|c| c.run_id.clone());
+    let waits_for_other = run.is_some() && current.as_deref() != run;
+    let ids = if waits_for_other { Vec::new() } else { tenant.sessions().runs_of(key) };
     let waits: Vec<_> = ids
         .iter()
         .filter(|id| run.is_none_or(|r| r == **id))

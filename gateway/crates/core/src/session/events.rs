@@ -1,7 +1,7 @@
 //! What clients see of sessions and runs: rows as the wire shows them, and the events of a run in their order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use gateway_protocol::content::{ChatMessage, ContentBlock, MessageMeta, Role, Usage};
 use gateway_protocol::event::{
@@ -205,7 +205,6 @@ pub fn message_added(tenant: &Tenant, agent: &str, m: &MessageRow) {
 pub(crate) struct RunEvents {
     tenant: Arc<Tenant>,
     cell: Arc<RunCell>,
-    seq: AtomicU64,
 }
 
 impl RunEvents {
@@ -213,12 +212,11 @@ impl RunEvents {
         Self {
             tenant,
             cell: cell.clone(),
-            seq: AtomicU64::new(0),
         }
     }
 
     fn next(&self) -> u64 {
-        self.seq.fetch_add(1, Ordering::Relaxed) + 1
+        self.cell.seq.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn listened(&self) -> bool {
@@ -265,7 +263,7 @@ impl RunEvents {
     /// Everything up to the model: the session, the preparation, the user's row, the start.
     pub(crate) fn begin(&self, session: &SessionRow, input: Option<&MessageRow>) {
         if !self.listened() {
-            self.seq.store(4, Ordering::Relaxed);
+            self.cell.seq.store(4, Ordering::Relaxed);
             return;
         }
         self.status(StartupPhase::PreparingWorkspace);

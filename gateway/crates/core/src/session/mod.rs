@@ -137,6 +137,8 @@ pub(crate) struct RunCell {
     pub(crate) marked_running: AtomicBool,
     /// When the backend was asked, Unix epoch ms; 0 before.
     pub(crate) started_at: std::sync::atomic::AtomicI64,
+    /// Number of the run's last event.
+    pub(crate) seq: AtomicU64,
     /// Text so far.
     pub(crate) partial: Mutex<String>,
     pub(crate) timeout_ms: Option<u64>,

@@ -2,11 +2,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use gateway_protocol::content::{ChatMessage, Role, Usage};
+use gateway_protocol::content::{ChatMessage, ContentBlock, Role, Usage};
 use gateway_protocol::ids::RunId;
 use gateway_protocol::session_key::SessionKey;
 use gateway_store::{
@@ -85,6 +85,7 @@ pub fn kick_with(
         waiters: AtomicUsize::new(0),
         tap,
         started_at: AtomicI64::new(0),
+        seq: AtomicU64::new(0),
         partial: Mutex::default(),
         timeout_ms,
     });
@@ -123,6 +124,7 @@ fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
         tap: None,
         marked_running: AtomicBool::new(row.state == RunState::Running),
         started_at: AtomicI64::new(0),
+        seq: AtomicU64::new(0),
         partial: Mutex::default(),
         timeout_ms: None,
     })
@@ -179,12 +181,16 @@ async fn work(tenant: &Arc<Tenant>, key: &str) {
             .await;
         if let Err(panic) = done {
             let error = tenant.faults().panicked("run", &*panic);
-            let work = AssertUnwindSafe(conclude(
-                tenant,
-                &cell,
-                None,
-                Ended::failed("internal", error.message),
-            ));
+            let mut ended = Ended::failed("internal", error.message);
+            // What was streamed stays, as with any other failure.
+            ended.text = cell.partial.lock().clone();
+            if !ended.text.is_empty() {
+                ended.messages.push(TurnMessage {
+                    role: Role::Assistant,
+                    content: vec![ContentBlock::text(ended.text.clone())],
+                });
+            }
+            let work = AssertUnwindSafe(conclude(tenant, &cell, None, ended));
             // A second panic must not end the worker: the row stays unfinished and the next start sees it.
             if work.catch_unwind().await.is_err() {
                 tenant.faults().internal("run end", "panicked again");
@@ -385,6 +391,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
                 Some(ms) if ms > 0 => {
                     tokio::pin!(running);
                     tokio::select! {
+                        biased;
                         result = &mut running => result,
                         () = tokio::time::sleep(Duration::from_millis(ms)) => {
                             cell.stop(AbortReason::Timeout);
@@ -398,8 +405,11 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         let revisions = sink.revise_loop();
         tokio::pin!(limited, revisions);
         tokio::select! {
+            biased;
             result = &mut limited => result,
             never = &mut revisions => match never {},
+            // The gateway stops and did not wait any longer: the row stays unfinished for the next start.
+            () = tenant.stop_token().cancelled() => return,
         }
     };
     let abort = *cell.abort.lock();

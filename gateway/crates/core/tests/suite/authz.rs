@@ -1,0 +1,202 @@
+//! Who may call what: generated from the registry, so that a new method is in here by itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gateway_core::{Caller, Role};
+use gateway_protocol::method::{Access, MethodSpec};
+use gateway_protocol::{DetailCode, Scope, ScopeSet};
+use serde_json::{Value, json};
+
+use super::support::*;
+
+/// Every set of up to two scopes, and all.
+fn scope_sets() -> Vec<ScopeSet> {
+    let mut sets = vec![ScopeSet::NONE, ScopeSet::ALL];
+    for a in Scope::ALL {
+        for b in Scope::ALL {
+            sets.push([a, b].into_iter().collect());
+        }
+    }
+    sets
+}
+
+fn methods() -> impl Iterator<Item = &'static MethodSpec> {
+    gateway_protocol::method::all()
+        .iter()
+        .copied()
+        .filter(|m| !gateway_core::rpc::ELSEWHERE.contains(&m.name))
+}
+
+/// Every method × role × scope set: refused exactly when the registry says so, before anything is decoded.
+/// Covers: A2, A18.
+#[tokio::test(start_paused = true)]
+async fn every_method_asks_for_its_scope() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = start(dir.path(), &Arc::default(), 1).await;
+    let t = host.main_tenant().unwrap().clone();
+    let mut checked = 0;
+    for spec in methods() {
+        for role in [Role::Operator, Role::Node] {
+            for scopes in scope_sets() {
+                let mut caller = Caller::internal("matrix", scopes, None);
+                caller.role = role;
+                // Params that no method takes: who may not call learns nothing about them.
+                let got = call(&host, &t, &Arc::new(caller), spec.name, json!([])).await;
+                let refused = got.as_ref().err().map(|e| e.detail);
+                let allowed = match spec.access {
+                    Access::Any => true,
+                    Access::Operator(scope) => role == Role::Operator && scopes.allows(scope),
+                    Access::Node => role == Role::Node,
+                };
+                let denied = matches!(refused, Some(DetailCode::MissingScope | DetailCode::WrongRole));
+                assert_eq!(!denied, allowed, "{} as {role:?} with {scopes:?}: {got:?}", spec.name);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30 * 2 * 60, "{checked}");
+    // A method that nobody classified counts as admin.
+    for (scopes, code) in [
+        (ScopeSet::of(Scope::Write), DetailCode::MissingScope),
+        (ScopeSet::ALL, DetailCode::UnknownMethod),
+    ] {
+        let caller = Arc::new(Caller::internal("matrix", scopes, None));
+        let got = call(&host, &t, &caller, "no.such.method", json!({})).await.unwrap_err();
+        assert_eq!(got.detail, code);
+    }
+}
+
+/// A caller restricted to methods (a boot script) gets no other one, whatever its scopes are.
+#[tokio::test(start_paused = true)]
+async fn a_restricted_caller_has_just_its_methods() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = start(dir.path(), &Arc::default(), 1).await;
+    let t = host.main_tenant().unwrap().clone();
+    let only: Arc<[Box<str>]> = Arc::from(vec![Box::from("health")]);
+    let caller = Arc::new(Caller::internal("boot", ScopeSet::ALL, Some(only)));
+    for spec in methods() {
+        let got = call(&host, &t, &caller, spec.name, json!({})).await;
+        let denied = got.as_ref().err().is_some_and(|e| e.detail == DetailCode::CapabilityDenied);
+        assert_eq!(denied, spec.name != "health", "{}: {got:?}", spec.name);
+    }
+}
+
+/// Ids of one tenant, by the names of the params that take them.
+struct Ids {
+    key: String,
+    session_id: String,
+    run: String,
+}
+
+fn params_with(spec: &MethodSpec, ids: &Ids, idem: &str) -> Value {
+    let mut out = BTreeMap::new();
+    for p in spec.params.iter().filter(|p| p.rule == gateway_protocol::method::Rule::Honoured) {
+        let value: Value = match p.name {
+            "key" | "sessionKey" => ids.key.clone().into(),
+            "sessionId" | "expectedSessionId" | "expectedExistingSessionId" => ids.session_id.clone().into(),
+            "runId" => ids.run.clone().into(),
+            "requestId" => "ABCD1234".into(),
+            "message" | "to" => "hello".into(),
+            "idempotencyKey" => idem.into(),
+            "channel" => "webhook".into(),
+            "timeoutMs" => 20.into(),
+            _ => continue,
+        };
+        out.insert(p.name, value);
+    }
+    json!(out)
+}
+
+/// The answer with the ids replaced and everything minted in it made equal.
+fn shape(answer: &Result<Value, gateway_protocol::RpcError>, ids: &Ids) -> String {
+    let text = match answer {
+        Ok(v) => v.to_string(),
+        Err(e) => format!("ERR {}", serde_json::to_string(e).unwrap()),
+    };
+    let text = text
+        .replace(&ids.key, "KEY")
+        .replace(&ids.session_id, "SESSION")
+        .replace(&ids.run, "RUN");
+    // Minted UUIDs and times differ between any two calls.
+    let mut out = String::new();
+    for token in text.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+        let body = token.trim_end_matches(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        let uuid = body.len() == 36 && body.matches('-').count() == 4;
+        let time = body.len() == 13 && body.starts_with("18") && body.bytes().all(|b| b.is_ascii_digit());
+        if uuid || time {
+            out.push('#');
+            out.push_str(&token[body.len()..]);
+        } else {
+            out.push_str(token);
+        }
+    }
+    out
+}
+
+/// Every method with ids of tenant `main`, called as tenant `acme`: the same bytes as with random ids, and nothing of
+/// `main` changes.
+/// Covers: Z4, Z5, MT5.
+#[tokio::test(start_paused = true)]
+async fn foreign_ids_are_like_random_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = start(dir.path(), &Arc::default(), 1).await;
+    let a = host.main_tenant().unwrap().clone();
+    let b = host.tenant("acme").unwrap().clone();
+    let canary = "canary-7f3a";
+    call(
+        &host,
+        &a,
+        &admin(),
+        "chat.send",
+        json!({"sessionKey": "agent:main:lab-aaaaaaaaaaaa", "message": canary, "idempotencyKey": "11111111-1111-4111-8111-111111111111"}),
+    )
+    .await
+    .unwrap();
+    settle(&a).await;
+    let made = call(&host, &a, &admin(), "sessions.describe", json!({"key": "lab-aaaaaaaaaaaa"})).await.unwrap();
+    let foreign = Ids {
+        key: "agent:main:lab-aaaaaaaaaaaa".into(),
+        session_id: made["session"]["sessionId"].as_str().unwrap().into(),
+        run: "11111111-1111-4111-8111-111111111111".into(),
+    };
+    let random = Ids {
+        key: "agent:main:lab-zzzzzzzzzzzz".into(),
+        session_id: "99999999-9999-4999-8999-999999999999".into(),
+        run: "22222222-2222-4222-8222-222222222222".into(),
+    };
+    let before = everything(&host, &a).await;
+    for spec in methods() {
+        // Each on a fresh pair of names for what it makes itself.
+        let conn = connect(&host, &b, Role::Operator, ScopeSet::ALL, &[]);
+        let mut got = Vec::new();
+        for ids in [&foreign, &random] {
+            let idem = format!("idem-{}", spec.name);
+            let idem = format!("{idem}-{}", if std::ptr::eq(ids, &foreign) { "f" } else { "r" });
+            let answer = call(&host, &b, &conn.caller, spec.name, params_with(spec, ids, &idem)).await;
+            got.push(shape(&answer, ids).replace(&idem, "IDEM"));
+            settle(&b).await;
+        }
+        // What depends on how many sessions there are by now is not about the ids.
+        if !["sessions.list", "health", "status", "system-presence", "logs.tail"].contains(&spec.name) {
+            assert_eq!(got[0], got[1], "{}", spec.name);
+        }
+        assert!(!got[0].contains(canary), "{}", spec.name);
+        assert!(!conn.events.bytes().contains(canary), "{}", spec.name);
+        // Undo what the call made in B.
+        for ids in [&foreign, &random] {
+            call(&host, &b, &admin(), "sessions.delete", json!({"key": ids.key})).await.unwrap();
+        }
+    }
+    assert_eq!(everything(&host, &a).await, before, "nothing of A changed");
+    for line in b.logs().tail(None, 5000, 1_000_000).lines {
+        assert!(!line.contains(canary));
+    }
+}
+
+async fn everything(host: &gateway_core::Host, t: &Arc<gateway_core::Tenant>) -> String {
+    let list = call(host, t, &admin(), "sessions.list", json!({})).await.unwrap();
+    let history =
+        call(host, t, &admin(), "chat.history", json!({"sessionKey": "lab-aaaaaaaaaaaa"})).await.unwrap();
+    format!("{} {history}", list["sessions"])
+}

@@ -1,0 +1,11 @@
+//! The core as a whole, with a real store in a temporary directory and agent backends of the tests' own.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod auth;
+mod authz;
+mod crash;
+mod events;
+mod flow;
+mod intake;
+mod sim;
+mod support;
