@@ -29,9 +29,9 @@ pub const MAX_RESPONSE_BUFFER_BYTES: usize = 128 * 1024;
 /// Response body cap unless the request sets another, in bytes.
 pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 /// Requests in flight in the whole process.
-pub const MAX_IN_FLIGHT: usize = 1024;
+pub const MAX_IN_FLIGHT: usize = 2048;
 /// Requests in flight of one partition (tenant).
-pub const MAX_IN_FLIGHT_PER_PARTITION: usize = 128;
+pub const MAX_IN_FLIGHT_PER_PARTITION: usize = 256;
 /// Idle connections kept for one origin of one partition.
 pub const MAX_IDLE_PER_ORIGIN: usize = 4;
 /// Idle connections kept in all.

@@ -31,6 +31,8 @@ pub const UPSTREAM_RETRIES_MAX: u32 = 2;
 pub const UPSTREAM_RETRY_FIRST_MS: u64 = 500;
 /// Longest `Retry-After` that is waited for, in ms; a longer one ends the run with an error that names it.
 pub const UPSTREAM_RETRY_AFTER_MAX_MS: u64 = 20_000;
+/// Requests of one agent that its upstream gets at the same time; further runs wait for a place.
+pub const UPSTREAM_PARALLEL_MAX: usize = 96;
 /// Failures in a row after which an upstream is left alone for a while.
 pub const UPSTREAM_BREAKER_FAILURES: u32 = 5;
 /// How long it is left alone, in ms.

@@ -17,6 +17,7 @@ use gateway_egress::{
 };
 use gateway_protocol::content::{ContentBlock, Role, Usage};
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub struct OpenAiBackend {
     first_byte: Duration,
     idle: Duration,
     breaker: Mutex<Breaker>,
+    /// One place per request under way.
+    places: Semaphore,
 }
 
 /// Failures in a row, and until when the server is left alone for them.
@@ -55,14 +58,18 @@ struct Fault {
     message: String,
     /// Set where the same request may be sent again: the pause that the server asked for, if it did.
     again: Option<Option<u64>>,
+    /// The server is to blame, so that the breaker counts it.
+    counts: bool,
 }
 
 impl Fault {
     fn new(kind: TurnErrorKind, message: impl Into<String>) -> Self {
+        let counts = matches!(kind, TurnErrorKind::Upstream | TurnErrorKind::Timeout);
         Self {
             kind,
             message: message.into(),
             again: None,
+            counts,
         }
     }
 
@@ -150,6 +157,7 @@ impl OpenAiBackend {
             first_byte: Duration::from_millis(settings.first_byte_timeout_ms),
             idle: Duration::from_millis(settings.idle_timeout_ms),
             breaker: Mutex::new(Breaker::default()),
+            places: Semaphore::new(limits::UPSTREAM_PARALLEL_MAX),
         })
     }
 
@@ -250,16 +258,20 @@ impl OpenAiBackend {
         let body = Bytes::from(body);
         let mut attempt = 0;
         loop {
+            let place = self.place(p.out).await?;
             self.breaker_check()?;
             p.out.status(&TurnStatus::Asking { round });
-            let fault = match self.exchange(turn, body.clone(), round, p).await {
+            let result = self.exchange(turn, body.clone(), round, p).await;
+            // Neither a pause nor a tool keeps others waiting.
+            drop(place);
+            let fault = match result {
                 Ok(answer) => {
                     *self.breaker.lock() = Breaker::default();
                     return Ok(answer);
                 }
                 Err(fault) => fault,
             };
-            if matches!(fault.kind, TurnErrorKind::Upstream | TurnErrorKind::Timeout) {
+            if fault.counts {
                 self.breaker_failure();
             }
             let Some(asked) = fault.again else {
@@ -498,9 +510,14 @@ impl OpenAiBackend {
             ErrorKind::HeadTimeout => self.no_first_byte(),
             ErrorKind::Deadline => Fault::new(TurnErrorKind::Timeout, e.message.clone()),
             // Nothing of an answer was seen, and asking a model twice changes nothing but its bill.
-            ErrorKind::Dns | ErrorKind::Connect | ErrorKind::Broken | ErrorKind::Busy => {
+            ErrorKind::Dns | ErrorKind::Connect | ErrorKind::Broken => {
                 Fault::new(TurnErrorKind::Upstream, e.message.clone()).retryable(None)
             }
+            // Our own crowd, of which the upstream knows nothing.
+            ErrorKind::Busy => Fault {
+                counts: false,
+                ..Fault::new(TurnErrorKind::Upstream, e.message.clone()).retryable(None)
+            },
             ErrorKind::TooLarge => Fault::new(TurnErrorKind::TooLarge, e.message.clone()),
             _ => Fault::new(TurnErrorKind::Refused, e.message.clone()),
         }
@@ -563,6 +580,19 @@ impl OpenAiBackend {
                 format!("{url} refused the request ({status}){told}"),
             ),
         }
+    }
+
+    /// Waits for one of the places at the upstream; the run's own bound ends a wait that is too long.
+    async fn place(&self, out: &dyn TurnSink) -> Result<SemaphorePermit<'_>, Fault> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(place);
+        }
+        out.status(&TurnStatus::Waiting {
+            ms: 0,
+            why: format!("{} has as many requests as it may get at once", self.url),
+        });
+        let closed = |_| Fault::new(TurnErrorKind::Aborted, "the gateway is stopping");
+        self.places.acquire().await.map_err(closed)
     }
 
     fn breaker_check(&self) -> Result<(), Fault> {

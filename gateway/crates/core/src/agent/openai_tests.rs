@@ -727,6 +727,33 @@ async fn a_server_that_is_down_is_left_alone_for_a_while() {
     assert_eq!(upstream.count(), asked + 1);
 }
 
+/// Runs beyond the places at an upstream wait and are not refused; an aborted one gives its place back.
+#[tokio::test]
+async fn runs_wait_for_a_place_at_the_upstream() {
+    let hold = vec![Step::Stream, delta("held"), Step::Hang];
+    let upstream = Upstream::start(vec![hold, good()]).await;
+    let mut backend = upstream.patient();
+    backend.places = Semaphore::new(1);
+    let cancel = CancellationToken::new();
+    let (first_out, second_out) = (Recorder::default(), Recorder::default());
+    let first = backend.run(turn(&["one"]), &first_out, cancel.clone());
+    let second = run(&backend, turn(&["two"]), &second_out);
+    let judge = async {
+        while second_out.statuses.lock().is_empty() || first_out.text().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(matches!(
+            second_out.statuses.lock()[0],
+            TurnStatus::Waiting { .. }
+        ));
+        assert_eq!(upstream.count(), 1);
+        cancel.cancel();
+    };
+    let (first, second, ()) = tokio::join!(first, second, judge);
+    assert_eq!(first.unwrap_err().kind, TurnErrorKind::Aborted);
+    assert_eq!(second.unwrap().text, "fine");
+}
+
 /// Covers: N1, N2.
 #[tokio::test]
 async fn a_redirect_of_the_server_gets_neither_prompt_nor_key() {
