@@ -1,0 +1,227 @@
+//! The command line.
+
+mod boot;
+mod call;
+mod channels;
+mod chat;
+mod completion;
+mod health;
+mod outbox;
+pub mod output;
+mod pairing;
+mod secret;
+mod serve;
+mod status;
+mod target;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use output::{EXIT_CODES, Exit, Failure};
+
+/// A gateway for AI agents: many tenants, channels in WASM sandboxes, one typed protocol.
+#[derive(Debug, Parser)]
+#[command(name = "gateway", version, about, after_long_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// State directory: configuration, secrets, databases.
+    #[arg(long, global = true, value_name = "DIR", env = "GATEWAY_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Configuration file (default: gateway.json5 in the state directory).
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Tenant to work with.
+    #[arg(long, global = true, value_name = "SLUG", default_value = "main")]
+    tenant: String,
+    /// Address of the gateway (ws://127.0.0.1:PORT); never used with a configured credential.
+    #[arg(long, global = true, value_name = "URL")]
+    url: Option<String>,
+    /// Token of the gateway. Better in GATEWAY_TOKEN: other users can see command lines.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    token: Option<String>,
+    /// Print JSON, also for errors.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Longest wait for an answer, in milliseconds.
+    #[arg(long, global = true, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the gateway; makes the state directory at the first start.
+    Serve(serve::Args),
+    /// Call a method of the running gateway.
+    Call(call::Args),
+    /// What is running: version, agents, sessions, channels.
+    Status,
+    /// Whether the gateway and its parts are well.
+    Health,
+    /// Talk to an agent.
+    Chat(chat::Args),
+    /// Channel accounts.
+    #[command(subcommand)]
+    Channels(channels::Command),
+    /// Senders who want to be let in.
+    #[command(subcommand)]
+    Pairing(pairing::Command),
+    /// Replies on their way, and those whose fate is unknown.
+    #[command(subcommand)]
+    Outbox(outbox::Command),
+    /// Stored secrets.
+    #[command(subcommand)]
+    Secret(secret::Command),
+    /// Boot scripts.
+    #[command(subcommand)]
+    Boot(boot::Command),
+    /// Print the line that turns completion on in a shell.
+    Completion(completion::Args),
+}
+
+/// The command tree, for completion.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> ExitCode {
+    let global = &cli.global;
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(global, args),
+        Command::Call(args) => block_on(call::run(global, args)),
+        Command::Status => block_on(status::run(global)),
+        Command::Health => block_on(health::run(global)),
+        Command::Chat(args) => block_on(chat::run(global, args)),
+        Command::Channels(command) => channels::run(global, command),
+        Command::Pairing(command) => block_on(pairing::run(global, command)),
+        Command::Outbox(command) => block_on(outbox::run(global, command)),
+        Command::Secret(command) => secret::run(global, command),
+        Command::Boot(command) => block_on(boot::run(global, command)),
+        Command::Completion(args) => completion::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(global.json),
+    }
+}
+
+/// Runs a client command: one thread is plenty for one connection.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(work);
+    // A read of standard input that nobody waits for any more must not hold the end up.
+    runtime.shutdown_background();
+    done
+}
+
+impl Global {
+    /// `--state-dir` or `GATEWAY_STATE_DIR`, else `$XDG_STATE_HOME/gateway`, else `~/.gateway`.
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        state_dir(self.state_dir.clone(), |name| {
+            std::env::var_os(name).map(PathBuf::from)
+        })
+    }
+}
+
+fn state_dir(
+    given: Option<PathBuf>,
+    env: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<PathBuf, Failure> {
+    let set = |path: Option<PathBuf>| path.filter(|p| !p.as_os_str().is_empty());
+    // A relative XDG path is to be ignored, says its specification.
+    let xdg = || {
+        set(env("XDG_STATE_HOME"))
+            .filter(|p| p.is_absolute())
+            .map(|p| p.join("gateway"))
+    };
+    let home = || set(env("HOME")).map(|p| p.join(".gateway"));
+    set(given).or_else(xdg).or_else(home).ok_or_else(|| {
+        Failure::new(
+            Exit::Usage,
+            "there is no home directory to keep the state in",
+            "name one with --state-dir DIR",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_of_the_issue() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for line in [
+            "gateway serve",
+            "gateway serve --wasm-dir D --state-dir S --port 18789 --bind loopback --token T",
+            "gateway serve --bind 192.0.2.1 --upstream http://h/v1 --model m --api-key-env K",
+            "gateway call health",
+            "gateway call chat.send --params {} --url ws://127.0.0.1:1 --token t --json",
+            "gateway status --json",
+            "gateway health --tenant acme",
+            "gateway chat --message hi",
+            "gateway channels list",
+            "gateway channels add webhook",
+            "gateway channels add telegram --account bot --tenant acme",
+            "gateway channels start webhook",
+            "gateway channels stop webhook default",
+            "gateway channels status",
+            "gateway pairing list",
+            "gateway pairing approve ABCD-1234",
+            "gateway outbox list --state unknown",
+            "gateway secret set NAME",
+            "gateway boot list",
+            "gateway completion bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+        for line in [
+            "gateway",
+            "gateway serve --port 70000",
+            "gateway serve --prot 1",
+            "gateway call",
+            "gateway outbox list --state lost",
+            "gateway status --timeout 0",
+            "gateway completion tcl",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_state_directory_is_found() {
+        let find = |given: Option<&str>, xdg: Option<&str>, home: Option<&str>| {
+            let env = |name: &str| match name {
+                "XDG_STATE_HOME" => xdg.map(PathBuf::from),
+                _ => home.map(PathBuf::from),
+            };
+            state_dir(given.map(PathBuf::from), env).map(|p| p.to_string_lossy().into_owned())
+        };
+        assert_eq!(find(Some("d"), Some("/x"), Some("/h")).unwrap(), "d");
+        assert_eq!(find(None, Some("/x"), Some("/h")).unwrap(), "/x/gateway");
+        assert_eq!(
+            find(None, Some("relative"), Some("/h")).unwrap(),
+            "/h/.gateway"
+        );
+        assert_eq!(find(Some(""), Some(""), Some("/h")).unwrap(), "/h/.gateway");
+        assert_eq!(find(None, None, None).unwrap_err().exit, Exit::Usage);
+    }
+}

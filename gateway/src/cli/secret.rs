@@ -1,0 +1,71 @@
+//! `gateway secret set NAME` (the value comes on standard input)
+
+use std::io::{IsTerminal, Read, Write};
+
+use clap::Subcommand;
+use gateway_config::{Secret, secret_set};
+use serde_json::json;
+
+use super::Global;
+use super::output::{Exit, Failure, clean, print};
+
+/// Longest secret, in bytes.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Store a secret; {store: "NAME"} in gateway.json5 refers to it.
+    Set {
+        /// Its name.
+        name: String,
+    },
+}
+
+pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
+    let Command::Set { name } = command;
+    let state_dir = global.state_dir()?;
+    let value = Secret::new(read_stdin()?);
+    let set = secret_set(&state_dir, &global.tenant, &name, &value)?;
+    warn(set.warning.as_deref());
+    let result = json!({ "name": name, "tenant": global.tenant, "path": set.path, "replaced": set.replaced });
+    print(global.json, &result, |_| {
+        let what = if set.replaced { "replaced" } else { "stored" };
+        format!(
+            "{what} {}\nnext: a running gateway reads it at its next start",
+            set.path.display()
+        )
+    })
+}
+
+/// Reads a secret from standard input. A terminal is told what is waited for; it shows what is typed.
+pub fn read_stdin() -> Result<String, Failure> {
+    let mut stdin = std::io::stdin().lock();
+    if std::io::stdin().is_terminal() {
+        // Without a prompt the wait is still the same.
+        let _ = writeln!(
+            std::io::stderr(),
+            "type or paste the secret, then Enter and Ctrl-D (it is visible; `… < FILE` is not):"
+        );
+    }
+    let mut text = String::new();
+    stdin
+        .by_ref()
+        .take(MAX_SECRET_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_SECRET_BYTES {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("a secret has at most {MAX_SECRET_BYTES} bytes"),
+            "check what is piped in",
+        ));
+    }
+    Ok(text)
+}
+
+/// Tells a doubt on stderr.
+pub fn warn(text: Option<&str>) {
+    if let Some(text) = text {
+        // The command has worked; a lost warning changes nothing.
+        let _ = writeln!(std::io::stderr(), "warning: {}", clean(text));
+    }
+}

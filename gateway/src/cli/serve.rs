@@ -1,0 +1,272 @@
+//! `gateway serve`
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use gateway::{GatewayServer, GatewayServerOptions, HostOptions, ServeError, start_gateway_server};
+use gateway_config::{
+    InitReport, LoadRequest, LogFormat, LogLevel, Overrides, Secret, Settings, init_state_dir, load,
+};
+use gateway_core::logs::Redactor;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Global;
+use super::output::{Exit, Failure, print_text};
+use crate::logs::{self, LogGuard};
+use crate::run_file::RunFile;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of plugin folders (channels, boot scripts).
+    #[arg(long, value_name = "DIR")]
+    wasm_dir: Option<PathBuf>,
+    /// Port; 0 lets the system choose [default: 18789].
+    #[arg(long)]
+    port: Option<u16>,
+    /// Where to listen: loopback, lan or one IP address [default: loopback].
+    #[arg(long, value_name = "WHERE")]
+    bind: Option<String>,
+    /// Address of an OpenAI-compatible server; the default agent then asks it.
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Model of the upstream.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Environment variable that holds the upstream's key.
+    #[arg(long, value_name = "VAR")]
+    api_key_env: Option<String>,
+    /// Lowest level that is logged.
+    #[arg(long, value_enum)]
+    log_level: Option<Level>,
+    /// Form of the log.
+    #[arg(long, value_enum)]
+    log_format: Option<Format>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    if global.url.is_some() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--url names a gateway to talk to",
+            "say where to listen with --bind and --port",
+        ));
+    }
+    let state_dir = global.state_dir()?;
+    // Made absolute once: what is printed stays true wherever it is read.
+    let state_dir = std::path::absolute(&state_dir)?;
+    let made = init_state_dir(&state_dir)?;
+    let token_given = global.token.is_some() || std::env::var_os("GATEWAY_TOKEN").is_some();
+    let settings = load(LoadRequest {
+        state_dir: state_dir.clone(),
+        config_path: global.config.clone(),
+        overrides: overrides(global, args),
+        env: &|name| std::env::var(name).ok(),
+    })?;
+    if let Some(dir) = settings.plugins_dir.as_ref().filter(|d| !d.is_dir()) {
+        return Err(Failure::new(
+            Exit::Config,
+            format!("the plugin directory {} is not there", dir.display()),
+            "name another with --wasm-dir, or build the plugins (`cargo xtask guests`)",
+        ));
+    }
+    let _logs = start_logs(&settings)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let place = Place {
+        state_dir,
+        made,
+        token_given,
+        json: global.json,
+    };
+    runtime.block_on(serve(settings, &place))
+}
+
+struct Place {
+    state_dir: PathBuf,
+    made: InitReport,
+    token_given: bool,
+    json: bool,
+}
+
+fn overrides(global: &Global, args: Args) -> Overrides {
+    let token = global
+        .token
+        .clone()
+        .or_else(|| std::env::var("GATEWAY_TOKEN").ok());
+    Overrides {
+        port: args.port,
+        bind: args.bind,
+        token: token.map(Secret::new),
+        upstream: args.upstream,
+        model: args.model,
+        api_key_env: args.api_key_env,
+        plugins_dir: args.wasm_dir,
+        log_level: args.log_level.map(|l| match l {
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+            Level::Trace => LogLevel::Trace,
+        }),
+        log_format: args.log_format.map(|f| match f {
+            Format::Text => LogFormat::Text,
+            Format::Json => LogFormat::Json,
+        }),
+    }
+}
+
+fn start_logs(settings: &Settings) -> Result<LogGuard, Failure> {
+    let secrets = settings
+        .secrets()
+        .into_iter()
+        .map(|s| s.expose().to_owned());
+    Ok(logs::start(settings.logging, Redactor::new(secrets))?)
+}
+
+async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
+    // Before the start, so that a stop during it is not lost.
+    let mut stops = Stops::new()?;
+    let mut host = HostOptions::new(place.state_dir.clone(), settings);
+    host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
+    let options = GatewayServerOptions::new(host);
+    let stop = options.shutdown.clone();
+    let server = tokio::select! {
+        started = start_gateway_server(options) => started.map_err(start_failure)?,
+        () = stops.next() => return Ok(()),
+    };
+    let run = RunFile {
+        pid: std::process::id(),
+        port: server.local_addr().port(),
+        address: server.local_addr(),
+        url: server.url(),
+        version: gateway::VERSION.to_owned(),
+    };
+    run.write(&place.state_dir)?;
+    announce(&server, place)?;
+    tokio::select! {
+        () = stops.next() => {}
+        () = server.stopped() => {}
+    }
+    tracing::info!("stopping; a second signal ends at once");
+    stop.cancel();
+    let orderly = tokio::select! {
+        () = server.stopped() => true,
+        () = stops.next() => false,
+    };
+    run.remove(&place.state_dir);
+    if orderly {
+        tracing::info!("stopped");
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Failure,
+        "stopped by a second signal",
+        "start it again; what was accepted is not lost",
+    ))
+}
+
+/// SIGTERM and SIGINT.
+struct Stops {
+    term: Signal,
+    int: Signal,
+}
+
+impl Stops {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+fn start_failure(e: ServeError) -> Failure {
+    match e {
+        ServeError::Bind {
+            address,
+            next,
+            source,
+        } => Failure::new(
+            Exit::Failure,
+            format!("cannot listen on {address}: {source}"),
+            next,
+        ),
+        ServeError::Core(e) => Failure::new(
+            Exit::Failure,
+            e.to_string(),
+            "stop the gateway that uses this state directory, or choose another with --state-dir",
+        ),
+        other => Failure::new(Exit::Failure, other.to_string(), "see the log above"),
+    }
+}
+
+/// One address, where the token is, one next step.
+fn announce(server: &GatewayServer, place: &Place) -> Result<(), Failure> {
+    let url = server.url();
+    let token = (!place.token_given).then(|| token_source(&place.made.token_path));
+    if place.json {
+        let line = json!({
+            "url": url, "port": server.local_addr().port(), "pid": std::process::id(),
+            "stateDir": place.state_dir, "tokenPath": token, "configPath": place.made.config_path,
+        });
+        return print_text(&line.to_string());
+    }
+    let mut out = String::new();
+    if place.made.config_created {
+        out.push_str(&format!(
+            "made    {} (with comments: edit and start again)\n",
+            place.made.config_path.display()
+        ));
+    }
+    out.push_str(&format!("open    {url}\n"));
+    out.push_str(&match token {
+        Some(path) => format!("token   in {path}\n"),
+        None => "token   as given with --token or GATEWAY_TOKEN\n".to_owned(),
+    });
+    out.push_str("next    open the address and paste the token, or run: gateway chat");
+    if default_state_dir() != Some(place.state_dir.clone()) {
+        out.push_str(&format!(" --state-dir {}", place.state_dir.display()));
+    }
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{out}").and_then(|()| stdout.flush()) {
+        // Nobody reads: the gateway serves all the same.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn token_source(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn default_state_dir() -> Option<PathBuf> {
+    super::state_dir(None, |name| std::env::var_os(name).map(PathBuf::from)).ok()
+}

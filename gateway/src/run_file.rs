@@ -1,0 +1,99 @@
+//! `run/gateway.json` in the state directory: where the running gateway listens. Written at start, removed at a clean end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Process id.
+    pub pid: u32,
+    /// Port.
+    pub port: u16,
+    /// Address that it listens on.
+    pub address: SocketAddr,
+    /// Address of the built-in page.
+    pub url: String,
+    /// Version of the gateway.
+    pub version: String,
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("run").join("gateway.json")
+}
+
+impl RunFile {
+    /// Writes the file whole.
+    pub fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let path = path(state_dir);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        let temp = path.with_extension(format!("json.{}", self.pid));
+        std::fs::write(&temp, serde_json::to_vec(self)?)?;
+        std::fs::rename(&temp, &path)
+    }
+
+    /// Removes the file if it is ours.
+    pub fn remove(&self, state_dir: &Path) {
+        if read(state_dir).as_ref() == Some(self) {
+            // A file that stays is recognised as stale by its process id.
+            let _ = std::fs::remove_file(path(state_dir));
+        }
+    }
+
+    /// The gateway that runs on this state directory, or `None`.
+    pub fn of_running(state_dir: &Path) -> Option<Self> {
+        read(state_dir).filter(|run| is_alive(run.pid))
+    }
+}
+
+fn read(state_dir: &Path) -> Option<RunFile> {
+    serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
+}
+
+/// Where it cannot be known the file is believed; the connection then fails and says so.
+fn is_alive(pid: u32) -> bool {
+    let proc = Path::new("/proc");
+    !proc.join("self").exists() || proc.join(pid.to_string()).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_stale_file_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(RunFile::of_running(dir.path()), None);
+        let mut run = RunFile {
+            pid: std::process::id(),
+            port: 1,
+            address: "127.0.0.1:1".parse().unwrap(),
+            url: "http://127.0.0.1:1/".to_owned(),
+            version: "0".to_owned(),
+        };
+        run.write(dir.path()).unwrap();
+        assert_eq!(RunFile::of_running(dir.path()), Some(run.clone()));
+        let other = RunFile {
+            port: 2,
+            ..run.clone()
+        };
+        other.remove(dir.path());
+        assert!(
+            RunFile::of_running(dir.path()).is_some(),
+            "another's file is not removed"
+        );
+        run.remove(dir.path());
+        assert_eq!(RunFile::of_running(dir.path()), None);
+        if Path::new("/proc/self").exists() {
+            run.pid = u32::MAX;
+            run.write(dir.path()).unwrap();
+            assert_eq!(RunFile::of_running(dir.path()), None);
+        }
+    }
+}
