@@ -529,3 +529,103 @@ pub(crate) async fn boot(
     .to_owned();
     Ok((report, store.data_mut().take()))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lanes::Lanes;
+    use crate::manifest::Class;
+    use crate::state::Io;
+
+    fn spec() -> StateSpec {
+        StateSpec {
+            io: Io::Nobody,
+            rt: None,
+            memory: 8 << 20,
+            log: Arc::default(),
+            log_per_min: 1,
+            log_name: Arc::from("test"),
+            methods: Arc::from([]),
+        }
+    }
+
+    /// A component that does all of its harm while it is instantiated.
+    async fn harm(wat: &str) -> CallError {
+        let engine = crate::engine::engine(Class::Small, 4).unwrap();
+        let lanes = Lanes::start(1, 1, vec![engine.clone()]).unwrap();
+        let component =
+            wasmtime::component::Component::new(&engine, wat::parse_str(wat).unwrap()).unwrap();
+        let pre = wasmtime::component::Linker::<GuestState>::new(&engine)
+            .instantiate_pre(&component)
+            .unwrap();
+        let run = lanes.run(
+            Arc::from("t"),
+            Duration::from_secs(20),
+            Duration::from_millis(100),
+            move |ctl| async move {
+                let mut store = store(&engine, spec());
+                store.data_mut().begin(ctl, Arc::default(), BTreeSet::new());
+                store.set_epoch_deadline(limits::FAST_SLICE_TICKS);
+                match pre.instantiate_async(&mut store).await {
+                    Ok(_) => panic!("the harm was not seen"),
+                    Err(e) => classify(&e, store.data()),
+                }
+            },
+        );
+        run.await.unwrap()
+    }
+
+    /// Covers: W3, F15.
+    #[tokio::test]
+    async fn a_handle_bomb_is_a_named_limit() {
+        let e = harm(
+            r#"(component
+                (type $r (resource (rep i32)))
+                (core func $new (canon resource.new $r))
+                (core module $m
+                  (import "" "new" (func $new (param i32) (result i32)))
+                  (func $bomb (loop $l (drop (call $new (i32.const 1))) (br $l)))
+                  (start $bomb))
+                (core instance (instantiate $m (with "" (instance (export "new" (func $new))))))
+            )"#,
+        )
+        .await;
+        assert_eq!(
+            e,
+            CallError::Limit(LimitExceeded::new(
+                "handles",
+                limits::MAX_COMPONENT_HANDLES as u64,
+                "handles"
+            ))
+        );
+    }
+
+    /// Covers: W5.
+    #[tokio::test]
+    async fn a_start_function_that_loops_is_ended() {
+        let e = harm(r#"(component (core module $m (func $f (loop $l (br $l))) (start $f)) (core instance (instantiate $m)))"#).await;
+        assert_eq!(
+            e,
+            CallError::Limit(LimitExceeded::new("cpu time of a call", 100, "ms"))
+        );
+    }
+
+    /// Memories are summed: two that are each within the limit are not together.
+    /// Covers: F15.
+    #[tokio::test]
+    async fn memories_are_summed() {
+        let e = harm(
+            r#"(component
+                (core module $m (memory 100) (func $f (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable))) (start $f))
+                (core instance (instantiate $m)) (core instance (instantiate $m)))"#,
+        )
+        .await;
+        assert_eq!(
+            e,
+            CallError::Limit(LimitExceeded::new("memory", 8 << 20, "bytes"))
+        );
+    }
+}

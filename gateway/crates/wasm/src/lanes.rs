@@ -117,6 +117,8 @@ struct Task {
     tenant: Arc<str>,
     state: AtomicU8,
     job: Mutex<Option<Job>>,
+    /// Holds the sender of the call's output beyond a panic, whose unwinding drops the future's parts before it is noted.
+    answer: Mutex<Option<Box<dyn Send>>>,
     ctl: Arc<Ctl>,
     lanes: Arc<Inner>,
 }
@@ -302,6 +304,8 @@ impl Task {
         if std::panic::catch_unwind(AssertUnwindSafe(move || drop(job))).is_err() {
             self.ctl.panicked.store(true, Ordering::Release);
         }
+        // The last: who waits is told now, and finds the reason.
+        drop(self.answer.lock().take());
     }
 }
 
@@ -378,9 +382,14 @@ impl Lanes {
         });
         let (tx, rx) = oneshot::channel();
         let future = make(ctl.clone());
+        let tx = Arc::new(Mutex::new(Some(tx)));
+        let answer: Box<dyn Send> = Box::new(tx.clone());
         let job: Job = Box::pin(async move {
-            // Nobody listens any more: the output (an instance, perhaps) is dropped here, on a guest thread.
-            drop(tx.send(future.await));
+            let output = future.await;
+            if let Some(tx) = tx.lock().take() {
+                // Nobody listens any more: the output (an instance, perhaps) is dropped here, on a guest thread.
+                drop(tx.send(output));
+            }
         });
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let task = Arc::new(Task {
@@ -388,6 +397,7 @@ impl Lanes {
             tenant,
             state: AtomicU8::new(QUEUED),
             job: Mutex::new(Some(job)),
+            answer: Mutex::new(Some(answer)),
             ctl: ctl.clone(),
             lanes: self.inner.clone(),
         });
@@ -499,5 +509,151 @@ fn lowest_priority() {
         thread_priority::set_current_thread_priority(thread_priority::ThreadPriority::Min)
     {
         tracing::warn!(error = ?e, "the slow guest lane runs at normal priority");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn lanes() -> Lanes {
+        Lanes::start(1, 1, Vec::new()).unwrap()
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// Gives the thread away once, as a guest does at an epoch deadline.
+    async fn yield_once() {
+        let mut first = true;
+        std::future::poll_fn(|cx| {
+            if std::mem::take(&mut first) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn spin(cpu: Duration) {
+        let began = thread_cpu_us();
+        while u128::from(thread_cpu_us() - began) < cpu.as_micros() {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_call_moves_to_the_slow_lane_whose_priority_is_lowest() {
+        let lanes = lanes();
+        let names = lanes
+            .run(Arc::from("t"), LONG, LONG, |ctl| async move {
+                let name = || std::thread::current().name().unwrap_or("").to_owned();
+                let first = name();
+                assert!(
+                    matches!(ctl.tick(), Tick::Continue(_)),
+                    "its slice is not used up"
+                );
+                spin(Duration::from_micros(FAST_SLICE_CPU_US));
+                assert!(matches!(ctl.tick(), Tick::Yield(_)));
+                assert!(ctl.is_slow());
+                yield_once().await;
+                let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+                // Field 19 of stat(5), counted after the name, which may hold spaces.
+                let nice: i32 = stat
+                    .rsplit(") ")
+                    .next()
+                    .unwrap()
+                    .split(' ')
+                    .nth(16)
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                (first, name(), nice)
+            })
+            .await
+            .unwrap();
+        assert_eq!(
+            names,
+            ("guest-fast-0".to_owned(), "guest-slow-0".to_owned(), 19)
+        );
+        assert_eq!(lanes.active(), 0);
+    }
+
+    #[tokio::test]
+    async fn tenants_take_turns_however_many_calls_one_has() {
+        let lanes = lanes();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let gate = Arc::new(AtomicBool::new(false));
+        let g = gate.clone();
+        let first = lanes.run(Arc::from("x"), LONG, LONG, move |_| async move {
+            while !g.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        });
+        let mut calls = Vec::new();
+        for tenant in ["a", "a", "a", "a", "b", "c", "b"] {
+            let o = order.clone();
+            calls.push(
+                lanes.run(Arc::from(tenant), LONG, LONG, move |_| async move {
+                    o.lock().push(tenant)
+                }),
+            );
+        }
+        gate.store(true, Ordering::SeqCst);
+        first.await.unwrap();
+        for c in calls {
+            c.await.unwrap();
+        }
+        assert_eq!(*order.lock(), ["a", "b", "c", "a", "b", "a", "a"]);
+    }
+
+    /// Covers: W4, W5.
+    #[tokio::test]
+    async fn a_panic_and_a_deadline_are_told_apart_and_the_thread_lives() {
+        let lanes = lanes();
+        let r = lanes
+            .run(Arc::from("t"), LONG, LONG, |_| async move {
+                assert!(std::hint::black_box(false), "on purpose")
+            })
+            .await;
+        assert_eq!(r, Err(Lost::Panic));
+        let r = lanes
+            .run(Arc::from("t"), Duration::from_millis(30), LONG, |_| {
+                std::future::pending::<()>()
+            })
+            .await;
+        assert_eq!(r, Err(Lost::Deadline));
+        assert_eq!(
+            lanes.run(Arc::from("t"), LONG, LONG, |_| async { 7 }).await,
+            Ok(7)
+        );
+        let waits = lanes.run(Arc::from("t"), LONG, LONG, |_| std::future::pending::<()>());
+        drop(lanes);
+        assert!(waits.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_cpu_budget_is_of_all_turns_together() {
+        let lanes = lanes();
+        let stopped = lanes
+            .run(
+                Arc::from("t"),
+                LONG,
+                Duration::from_millis(20),
+                |ctl| async move {
+                    for turn in 0..100 {
+                        spin(Duration::from_millis(5));
+                        if matches!(ctl.tick(), Tick::Stop(_)) {
+                            return turn;
+                        }
+                        yield_once().await;
+                    }
+                    100
+                },
+            )
+            .await
+            .unwrap();
+        assert!((2..=5).contains(&stopped), "stopped in turn {stopped}");
     }
 }
