@@ -218,7 +218,11 @@ impl Host {
             clock: clock.clone(),
             random: options.random,
             egress: Arc::new(egress),
-            channel_plugins: crate::start::channel_plugins(options.channel_plugins, guests.host.as_ref(), &guests.plugins),
+            channel_plugins: crate::start::channel_plugins(
+                options.channel_plugins,
+                guests.host.as_ref(),
+                &guests.plugins,
+            ),
             plugins: guests.host,
             plugin_set: guests.plugins,
             config_view: settings

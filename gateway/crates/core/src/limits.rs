@@ -46,7 +46,6 @@ pub const AGENT_WAIT_MAX_MS: u64 = 3_600_000;
 /// Streaming deltas are sent to a channel as one revision per this many ms.
 pub const REPLY_REVISION_INTERVAL_MS: u64 = 700;
 
-
 /// Page of `sessions.list` without a limit.
 pub const SESSIONS_LIST_DEFAULT: usize = 100;
 /// Longest page of `sessions.list`.

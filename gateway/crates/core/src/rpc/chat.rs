@@ -226,7 +226,11 @@ pub(super) async fn stop_runs(
     // when its turn comes; that is not waited for.
     let current = tenant.sessions().current(key).map(|c| c.run_id.clone());
     let waits_for_other = run.is_some() && current.as_deref() != run;
-    let ids = if waits_for_other { Vec::new() } else { tenant.sessions().runs_of(key) };
+    let ids = if waits_for_other {
+        Vec::new()
+    } else {
+        tenant.sessions().runs_of(key)
+    };
     let waits: Vec<_> = ids
         .iter()
         .filter(|id| run.is_none_or(|r| r == **id))

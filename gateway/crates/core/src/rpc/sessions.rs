@@ -198,13 +198,7 @@ pub(super) async fn create(
             if let Some(idem) = &idem {
                 let answer = serde_json::to_string(&result)
                     .map_err(|e| StoreError::Io(format!("answer: {e}")))?;
-                w.remember(
-                    "sessions.create",
-                    idem,
-                    &hash,
-                    &answer,
-                    now,
-                )?;
+                w.remember("sessions.create", idem, &hash, &answer, now)?;
             }
             Ok(Created {
                 result,

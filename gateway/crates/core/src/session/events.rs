@@ -368,7 +368,9 @@ impl RunEvents {
     pub(crate) fn usage(&self, usage: &Usage) {
         let seq = self.next();
         if self.listened() {
-            self.agent(seq, AgentStream::Usage {
+            self.agent(
+                seq,
+                AgentStream::Usage {
                     input_tokens: Some(usage.input),
                     output_tokens: Some(usage.output),
                 },

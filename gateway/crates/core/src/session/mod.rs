@@ -410,13 +410,11 @@ impl RunWait {
     /// The outcome; `None` when the run was dropped unfinished (the gateway is stopping).
     pub(crate) async fn outcome(mut self) -> Option<Arc<RunOutcome>> {
         // The cell holds the sender alive: only an outcome ends the wait (or the caller).
-        let got = self
-            .rx
+        self.rx
             .wait_for(Option::is_some)
             .await
             .ok()
-            .and_then(|v| v.clone());
-        got
+            .and_then(|v| v.clone())
     }
 }
 

@@ -38,7 +38,11 @@ impl Default for Try<'_> {
 /// Tenant slug, or the code of the refusal.
 fn attempt(host: &Host, t: &Try<'_>) -> Result<String, DetailCode> {
     host.authenticate(&AuthAttempt {
-        peer: if t.loopback { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { FAR },
+        peer: if t.loopback {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            FAR
+        },
         loopback: t.loopback,
         origin: t.origin,
         tenant_hint: t.hint,
@@ -62,35 +66,106 @@ async fn the_credential_decides_and_presence_is_not_enough() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1));
     let host = host(dir.path(), &clock).await;
-    let local = || Try { loopback: true, ..Try::default() };
-    assert_eq!(attempt(&host, &Try { token: Some(MAIN_TOKEN), ..local() }), Ok("main".into()));
-    assert_eq!(attempt(&host, &Try { password: Some(ACME_TOKEN), ..local() }), Ok("acme".into()));
+    let local = || Try {
+        loopback: true,
+        ..Try::default()
+    };
+    assert_eq!(
+        attempt(
+            &host,
+            &Try {
+                token: Some(MAIN_TOKEN),
+                ..local()
+            }
+        ),
+        Ok("main".into())
+    );
+    assert_eq!(
+        attempt(
+            &host,
+            &Try {
+                password: Some(ACME_TOKEN),
+                ..local()
+            }
+        ),
+        Ok("acme".into())
+    );
     let huge = "x".repeat(1 << 20);
     let prefix = &MAIN_TOKEN[..MAIN_TOKEN.len() - 1];
     for wrong in ["", " ", "wrong", prefix, &huge, "undefined", "null"] {
-        for surface in [Surface::V4, Surface::JsonRpcWs, Surface::JsonRpcHttp, Surface::OpenAi] {
-            let token = Try { token: Some(wrong), surface, ..local() };
-            assert_eq!(attempt(&host, &token), Err(DetailCode::AuthTokenMismatch), "{surface:?}");
-            let password = Try { password: Some(wrong), surface, ..local() };
-            assert_eq!(attempt(&host, &password), Err(DetailCode::AuthPasswordMismatch));
+        for surface in [
+            Surface::V4,
+            Surface::JsonRpcWs,
+            Surface::JsonRpcHttp,
+            Surface::OpenAi,
+        ] {
+            let token = Try {
+                token: Some(wrong),
+                surface,
+                ..local()
+            };
+            assert_eq!(
+                attempt(&host, &token),
+                Err(DetailCode::AuthTokenMismatch),
+                "{surface:?}"
+            );
+            let password = Try {
+                password: Some(wrong),
+                surface,
+                ..local()
+            };
+            assert_eq!(
+                attempt(&host, &password),
+                Err(DetailCode::AuthPasswordMismatch)
+            );
         }
     }
-    assert_eq!(attempt(&host, &local()), Err(DetailCode::DeviceIdentityRequired));
-    let bare = Try { surface: Surface::OpenAi, ..local() };
+    assert_eq!(
+        attempt(&host, &local()),
+        Err(DetailCode::DeviceIdentityRequired)
+    );
+    let bare = Try {
+        surface: Surface::OpenAi,
+        ..local()
+    };
     assert_eq!(attempt(&host, &bare), Err(DetailCode::AuthTokenMissing));
 
     let acme = host.tenant_by_hints(Some("ACME.example."), None).unwrap();
     let path = host.tenant_by_hints(None, Some("acme")).unwrap();
     let nobody = host.tenant_by_hints(None, Some("globex")).unwrap();
-    assert!(host.tenant_by_hints(Some("acme.example"), Some("main")).is_err());
-    assert!(host.tenant_by_hints(Some("acme.example"), Some("acme")).is_ok());
+    assert!(
+        host.tenant_by_hints(Some("acme.example"), Some("main"))
+            .is_err()
+    );
+    assert!(
+        host.tenant_by_hints(Some("acme.example"), Some("acme"))
+            .is_ok()
+    );
     for hint in [&acme, &path] {
-        assert_eq!(attempt(&host, &Try { token: Some(ACME_TOKEN), hint, ..local() }), Ok("acme".into()));
-        let foreign = Try { token: Some(MAIN_TOKEN), hint, ..local() };
+        assert_eq!(
+            attempt(
+                &host,
+                &Try {
+                    token: Some(ACME_TOKEN),
+                    hint,
+                    ..local()
+                }
+            ),
+            Ok("acme".into())
+        );
+        let foreign = Try {
+            token: Some(MAIN_TOKEN),
+            hint,
+            ..local()
+        };
         assert_eq!(attempt(&host, &foreign), Err(DetailCode::AuthTokenMismatch));
     }
     // A tenant that does not exist answers as one that does.
-    let unknown = Try { token: Some(MAIN_TOKEN), hint: &nobody, ..local() };
+    let unknown = Try {
+        token: Some(MAIN_TOKEN),
+        hint: &nobody,
+        ..local()
+    };
     assert_eq!(attempt(&host, &unknown), Err(DetailCode::AuthTokenMismatch));
 }
 
@@ -101,17 +176,46 @@ async fn failures_lock_out_and_pages_are_never_exempt() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1));
     let host = host(dir.path(), &clock).await;
-    let page = |token| Try { token: Some(token), loopback: true, origin: Some("http://localhost:1"), ..Try::default() };
+    let page = |token| Try {
+        token: Some(token),
+        loopback: true,
+        origin: Some("http://localhost:1"),
+        ..Try::default()
+    };
     for _ in 0..10 {
-        assert_eq!(attempt(&host, &page("guess")), Err(DetailCode::AuthTokenMismatch));
+        assert_eq!(
+            attempt(&host, &page("guess")),
+            Err(DetailCode::AuthTokenMismatch)
+        );
     }
-    assert_eq!(attempt(&host, &page(MAIN_TOKEN)), Err(DetailCode::AuthRateLimited));
-    let program = Try { token: Some(MAIN_TOKEN), loopback: true, ..Try::default() };
-    assert_eq!(attempt(&host, &program), Ok("main".into()), "a program on this machine is exempt");
-    let far = Try { token: Some(MAIN_TOKEN), ..Try::default() };
-    assert_eq!(attempt(&host, &far), Ok("main".into()), "another address is free");
+    assert_eq!(
+        attempt(&host, &page(MAIN_TOKEN)),
+        Err(DetailCode::AuthRateLimited)
+    );
+    let program = Try {
+        token: Some(MAIN_TOKEN),
+        loopback: true,
+        ..Try::default()
+    };
+    assert_eq!(
+        attempt(&host, &program),
+        Ok("main".into()),
+        "a program on this machine is exempt"
+    );
+    let far = Try {
+        token: Some(MAIN_TOKEN),
+        ..Try::default()
+    };
+    assert_eq!(
+        attempt(&host, &far),
+        Ok("main".into()),
+        "another address is free"
+    );
     clock.advance(299_000);
-    assert_eq!(attempt(&host, &page(MAIN_TOKEN)), Err(DetailCode::AuthRateLimited));
+    assert_eq!(
+        attempt(&host, &page(MAIN_TOKEN)),
+        Err(DetailCode::AuthRateLimited)
+    );
     clock.advance(2_000);
     assert_eq!(attempt(&host, &page(MAIN_TOKEN)), Ok("main".into()));
 }
@@ -121,7 +225,12 @@ async fn failures_lock_out_and_pages_are_never_exempt() {
 #[tokio::test]
 async fn no_field_switches_the_limiter_off() {
     let dir = tempfile::tempdir().unwrap();
-    for surface in [Surface::V4, Surface::JsonRpcWs, Surface::JsonRpcHttp, Surface::OpenAi] {
+    for surface in [
+        Surface::V4,
+        Surface::JsonRpcWs,
+        Surface::JsonRpcHttp,
+        Surface::OpenAi,
+    ] {
         for fields in 1..4 {
             let sub = dir.path().join(format!("{surface:?}-{fields}"));
             let clock = Arc::new(ManualClock::new(1));
@@ -152,14 +261,29 @@ async fn a_rotated_secret_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(1));
     let host = host(dir.path(), &clock).await;
-    let with = |token| Try { token: Some(token), loopback: true, ..Try::default() };
+    let with = |token| Try {
+        token: Some(token),
+        loopback: true,
+        ..Try::default()
+    };
     assert_eq!(attempt(&host, &with(MAIN_TOKEN)), Ok("main".into()));
     let fresh = "fresh-token-0123456789abcdef0123456789abcdef";
-    host.sync_credentials(&settings_with(dir.path(), fresh)).unwrap();
-    assert_eq!(attempt(&host, &with(MAIN_TOKEN)), Err(DetailCode::AuthTokenMismatch));
+    host.sync_credentials(&settings_with(dir.path(), fresh))
+        .unwrap();
+    assert_eq!(
+        attempt(&host, &with(MAIN_TOKEN)),
+        Err(DetailCode::AuthTokenMismatch)
+    );
     assert_eq!(attempt(&host, &with(fresh)), Ok("main".into()));
-    // A secret that two tenants share names neither.
-    assert!(host.sync_credentials(&settings_with(dir.path(), ACME_TOKEN)).is_err());
+    // A secret that two tenants share names neither (the configuration refuses it too).
+    let mut shared = settings(dir.path());
+    let token = shared.main().auth.token.clone();
+    shared.tenants.get_mut("acme").unwrap().auth.token = token;
+    assert!(host.sync_credentials(&shared).is_err());
+    assert_eq!(
+        attempt(&host, &with(MAIN_TOKEN)),
+        Err(DetailCode::AuthTokenMismatch)
+    );
 }
 
 proptest! {

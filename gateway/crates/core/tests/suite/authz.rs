@@ -49,8 +49,15 @@ async fn every_method_asks_for_its_scope() {
                     Access::Operator(scope) => role == Role::Operator && scopes.allows(scope),
                     Access::Node => role == Role::Node,
                 };
-                let denied = matches!(refused, Some(DetailCode::MissingScope | DetailCode::WrongRole));
-                assert_eq!(!denied, allowed, "{} as {role:?} with {scopes:?}: {got:?}", spec.name);
+                let denied = matches!(
+                    refused,
+                    Some(DetailCode::MissingScope | DetailCode::WrongRole)
+                );
+                assert_eq!(
+                    !denied, allowed,
+                    "{} as {role:?} with {scopes:?}: {got:?}",
+                    spec.name
+                );
                 checked += 1;
             }
         }
@@ -62,7 +69,9 @@ async fn every_method_asks_for_its_scope() {
         (ScopeSet::ALL, DetailCode::UnknownMethod),
     ] {
         let caller = Arc::new(Caller::internal("matrix", scopes, None));
-        let got = call(&host, &t, &caller, "no.such.method", json!({})).await.unwrap_err();
+        let got = call(&host, &t, &caller, "no.such.method", json!({}))
+            .await
+            .unwrap_err();
         assert_eq!(got.detail, code);
     }
 }
@@ -77,7 +86,10 @@ async fn a_restricted_caller_has_just_its_methods() {
     let caller = Arc::new(Caller::internal("boot", ScopeSet::ALL, Some(only)));
     for spec in methods() {
         let got = call(&host, &t, &caller, spec.name, json!({})).await;
-        let denied = got.as_ref().err().is_some_and(|e| e.detail == DetailCode::CapabilityDenied);
+        let denied = got
+            .as_ref()
+            .err()
+            .is_some_and(|e| e.detail == DetailCode::CapabilityDenied);
         assert_eq!(denied, spec.name != "health", "{}: {got:?}", spec.name);
     }
 }
@@ -91,10 +103,16 @@ struct Ids {
 
 fn params_with(spec: &MethodSpec, ids: &Ids, idem: &str) -> Value {
     let mut out = BTreeMap::new();
-    for p in spec.params.iter().filter(|p| p.rule == gateway_protocol::method::Rule::Honoured) {
+    for p in spec
+        .params
+        .iter()
+        .filter(|p| p.rule == gateway_protocol::method::Rule::Honoured)
+    {
         let value: Value = match p.name {
             "key" | "sessionKey" => ids.key.clone().into(),
-            "sessionId" | "expectedSessionId" | "expectedExistingSessionId" => ids.session_id.clone().into(),
+            "sessionId" | "expectedSessionId" | "expectedExistingSessionId" => {
+                ids.session_id.clone().into()
+            }
             "runId" => ids.run.clone().into(),
             "requestId" => "ABCD1234".into(),
             "message" | "to" => "hello".into(),
@@ -123,8 +141,10 @@ fn shape(answer: &Result<Value, gateway_protocol::RpcError>, ids: &Ids) -> Strin
     for token in text.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
         let body = token.trim_end_matches(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
         let uuid = body.len() == 36 && body.matches('-').count() == 4;
-        let time = body.len() == 13 && body.starts_with("18") && body.bytes().all(|b| b.is_ascii_digit());
-        if uuid || time {
+        let time =
+            body.len() == 13 && body.starts_with("18") && body.bytes().all(|b| b.is_ascii_digit());
+        let hash = body.len() >= 32 && body.bytes().all(|b| b.is_ascii_hexdigit());
+        if uuid || time || hash {
             out.push('#');
             out.push_str(&token[body.len()..]);
         } else {
@@ -154,7 +174,15 @@ async fn foreign_ids_are_like_random_ids() {
     .await
     .unwrap();
     settle(&a).await;
-    let made = call(&host, &a, &admin(), "sessions.describe", json!({"key": "lab-aaaaaaaaaaaa"})).await.unwrap();
+    let made = call(
+        &host,
+        &a,
+        &admin(),
+        "sessions.describe",
+        json!({"key": "lab-aaaaaaaaaaaa"}),
+    )
+    .await
+    .unwrap();
     let foreign = Ids {
         key: "agent:main:lab-aaaaaaaaaaaa".into(),
         session_id: made["session"]["sessionId"].as_str().unwrap().into(),
@@ -172,20 +200,50 @@ async fn foreign_ids_are_like_random_ids() {
         let mut got = Vec::new();
         for ids in [&foreign, &random] {
             let idem = format!("idem-{}", spec.name);
-            let idem = format!("{idem}-{}", if std::ptr::eq(ids, &foreign) { "f" } else { "r" });
-            let answer = call(&host, &b, &conn.caller, spec.name, params_with(spec, ids, &idem)).await;
+            let idem = format!(
+                "{idem}-{}",
+                if std::ptr::eq(ids, &foreign) {
+                    "f"
+                } else {
+                    "r"
+                }
+            );
+            let answer = call(
+                &host,
+                &b,
+                &conn.caller,
+                spec.name,
+                params_with(spec, ids, &idem),
+            )
+            .await;
             got.push(shape(&answer, ids).replace(&idem, "IDEM"));
             settle(&b).await;
         }
         // What depends on how many sessions there are by now is not about the ids.
-        if !["sessions.list", "health", "status", "system-presence", "logs.tail"].contains(&spec.name) {
+        if ![
+            "sessions.list",
+            "health",
+            "status",
+            "system-presence",
+            "logs.tail",
+        ]
+        .contains(&spec.name)
+        {
             assert_eq!(got[0], got[1], "{}", spec.name);
         }
         assert!(!got[0].contains(canary), "{}", spec.name);
         assert!(!conn.events.bytes().contains(canary), "{}", spec.name);
         // Undo what the call made in B.
         for ids in [&foreign, &random] {
-            call(&host, &b, &admin(), "sessions.delete", json!({"key": ids.key})).await.unwrap();
+            call(
+                &host,
+                &b,
+                &admin(),
+                "sessions.delete",
+                json!({"key": ids.key}),
+            )
+            .await
+            .unwrap();
         }
     }
     assert_eq!(everything(&host, &a).await, before, "nothing of A changed");
@@ -195,8 +253,17 @@ async fn foreign_ids_are_like_random_ids() {
 }
 
 async fn everything(host: &gateway_core::Host, t: &Arc<gateway_core::Tenant>) -> String {
-    let list = call(host, t, &admin(), "sessions.list", json!({})).await.unwrap();
-    let history =
-        call(host, t, &admin(), "chat.history", json!({"sessionKey": "lab-aaaaaaaaaaaa"})).await.unwrap();
+    let list = call(host, t, &admin(), "sessions.list", json!({}))
+        .await
+        .unwrap();
+    let history = call(
+        host,
+        t,
+        &admin(),
+        "chat.history",
+        json!({"sessionKey": "lab-aaaaaaaaaaaa"}),
+    )
+    .await
+    .unwrap();
     format!("{} {history}", list["sessions"])
 }

@@ -41,7 +41,9 @@ fn unfinished_runs_are_taken_up_after_a_kill() {
         let said: Vec<&str> = lines.iter().map(|(r, _)| r.as_str()).collect();
         assert_eq!(said, ["user", "user", "assistant", "assistant"]);
         for id in ["r0", "r1"] {
-            let got = call(&host, &t, &admin(), "agent.wait", json!({"runId": id})).await.unwrap();
+            let got = call(&host, &t, &admin(), "agent.wait", json!({"runId": id}))
+                .await
+                .unwrap();
             assert_eq!(got["status"], "ok", "{id}");
         }
     });
@@ -59,13 +61,16 @@ fn a_run_is_tried_three_times_at_most() {
             let host = start(dir.path(), &script, life_no).await;
             let t = host.main_tenant().unwrap().clone();
             if life_no == 0 {
-                let p = json!({"sessionKey": "lab", "message": "hangafter x", "idempotencyKey": "r0"});
+                let p =
+                    json!({"sessionKey": "lab", "message": "hangafter x", "idempotencyKey": "r0"});
                 call(&host, &t, &admin(), "chat.send", p).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
             if life_no == 3 {
                 settle(&t).await;
-                let got = call(&host, &t, &admin(), "agent.wait", json!({"runId": "r0"})).await.unwrap();
+                let got = call(&host, &t, &admin(), "agent.wait", json!({"runId": "r0"}))
+                    .await
+                    .unwrap();
                 assert_eq!(got["status"], "error");
                 assert!(got["error"].as_str().unwrap().contains("3 times"), "{got}");
             }
@@ -90,7 +95,11 @@ fn an_accepted_run_without_its_caller_is_started() {
             gateway_core::session::Origin::Rpc,
             "left alone",
         );
-        let accepted = t.db().write(move |w| gateway_core::session::accept_in_tx(w, run)).await.unwrap();
+        let accepted = t
+            .db()
+            .write(move |w| gateway_core::session::accept_in_tx(w, run))
+            .await
+            .unwrap();
         drop(accepted);
         tokio::time::sleep(Duration::from_millis(200)).await;
         settle(&t).await;

@@ -64,7 +64,10 @@ fn check_stream(events: &Recorder, life: u64) -> Result<(), String> {
         if ended.contains(&run) {
             return Err(format!("life {life}: {run} goes on after its end"));
         }
-        if last.insert(run.clone(), seq).is_some_and(|before| before >= seq) {
+        if last
+            .insert(run.clone(), seq)
+            .is_some_and(|before| before >= seq)
+        {
             return Err(format!("life {life}: numbers of {run} do not grow"));
         }
         if p["state"] != "delta" && p["state"] != "status" {
@@ -87,23 +90,40 @@ async fn client(host: Arc<Host>, tenant: Arc<Tenant>, world: Shared, seed: u64, 
                     let known = w.offered.len() as u64;
                     if known > 0 && dice.one_in(4) {
                         // A repeat of something that was offered, perhaps in an earlier life.
-                        let (id, (key, text)) =
-                            w.offered.iter().nth(usize::try_from(dice.below(known)).unwrap()).unwrap();
+                        let (id, (key, text)) = w
+                            .offered
+                            .iter()
+                            .nth(usize::try_from(dice.below(known)).unwrap())
+                            .unwrap();
                         (id.clone(), text.clone(), key.clone())
                     } else {
                         w.next += 1;
                         let n = w.next;
                         let verb = ["plain", "slow", "fail", "panic", "hangafter", "plain"]
                             [usize::try_from(dice.below(6)).unwrap()];
-                        (format!("run-{n}"), format!("{verb} message number {n}"), key)
+                        (
+                            format!("run-{n}"),
+                            format!("{verb} message number {n}"),
+                            key,
+                        )
                     }
                 };
-                world.lock().offered.insert(id.clone(), (key.clone(), text.clone()));
-                let mode = if dice.one_in(5) { "interrupt" } else { "followup" };
+                world
+                    .lock()
+                    .offered
+                    .insert(id.clone(), (key.clone(), text.clone()));
+                let mode = if dice.one_in(5) {
+                    "interrupt"
+                } else {
+                    "followup"
+                };
                 let params = json!({"sessionKey": key, "message": text, "idempotencyKey": id, "queueMode": mode});
                 let got = call(&host, &tenant, &conn.caller, "chat.send", params).await;
                 let mut w = world.lock();
-                w.story.push(format!("{life} send {id} {:?}", got.as_ref().map(|v| v["status"].clone())));
+                w.story.push(format!(
+                    "{life} send {id} {:?}",
+                    got.as_ref().map(|v| v["status"].clone())
+                ));
                 match got {
                     Ok(_) => {
                         w.accepted.insert(id, (key, text));
@@ -115,17 +135,31 @@ async fn client(host: Arc<Host>, tenant: Arc<Tenant>, world: Shared, seed: u64, 
                 // The same key for something else is refused, whatever became of the first.
                 let known = world.lock().accepted.keys().next().cloned();
                 if let Some(id) = known {
-                    let params = json!({"sessionKey": key, "message": "another text", "idempotencyKey": id});
+                    let params =
+                        json!({"sessionKey": key, "message": "another text", "idempotencyKey": id});
                     let got = call(&host, &tenant, &conn.caller, "chat.send", params).await;
                     let code = got.as_ref().err().map(|e| e.detail);
                     if code != Some(DetailCode::IdempotencyConflict) {
-                        world.lock().broken.push(format!("life {life}: conflict of {id} answered {got:?}"));
+                        world
+                            .lock()
+                            .broken
+                            .push(format!("life {life}: conflict of {id} answered {got:?}"));
                     }
                 }
             }
             6 | 7 => {
-                let got = call(&host, &tenant, &conn.caller, "chat.abort", json!({"sessionKey": key})).await;
-                world.lock().story.push(format!("{life} abort {key} {:?}", got.map(|v| v["runIds"].clone())));
+                let got = call(
+                    &host,
+                    &tenant,
+                    &conn.caller,
+                    "chat.abort",
+                    json!({"sessionKey": key}),
+                )
+                .await;
+                world.lock().story.push(format!(
+                    "{life} abort {key} {:?}",
+                    got.map(|v| v["runIds"].clone())
+                ));
             }
             8 => {
                 if let Err(why) = check_stream(&conn.events, life) {
@@ -142,7 +176,10 @@ async fn client(host: Arc<Host>, tenant: Arc<Tenant>, world: Shared, seed: u64, 
                     ("chat.history", json!({"sessionKey": key})),
                 ] {
                     if let Err(e) = call(&host, &tenant, &conn.caller, method, params).await {
-                        world.lock().broken.push(format!("life {life}: {method}: {e}"));
+                        world
+                            .lock()
+                            .broken
+                            .push(format!("life {life}: {method}: {e}"));
                     }
                 }
             }
@@ -161,9 +198,15 @@ async fn check_end(host: &Host, tenant: &Arc<Tenant>, world: &Shared) -> Result<
         (w.accepted.clone(), w.offered.clone())
     };
     for id in accepted.keys() {
-        let got = call(host, tenant, &admin(), "agent.wait", json!({"runId": id, "timeoutMs": 1}))
-            .await
-            .map_err(|e| format!("accepted run {id} is lost: {e}"))?;
+        let got = call(
+            host,
+            tenant,
+            &admin(),
+            "agent.wait",
+            json!({"runId": id, "timeoutMs": 1}),
+        )
+        .await
+        .map_err(|e| format!("accepted run {id} is lost: {e}"))?;
         let status = got["status"].as_str().unwrap_or_default().to_owned();
         if !["ok", "error", "aborted"].contains(&status.as_str()) {
             return Err(format!("accepted run {id} did not end: {status}"));
@@ -171,9 +214,15 @@ async fn check_end(host: &Host, tenant: &Arc<Tenant>, world: &Shared) -> Result<
     }
     for s in 0..SESSIONS {
         let key = format!("agent:main:s{s}");
-        let got = call(host, tenant, &admin(), "chat.history", json!({"sessionKey": key, "limit": 1000}))
-            .await
-            .map_err(|e| e.to_string())?;
+        let got = call(
+            host,
+            tenant,
+            &admin(),
+            "chat.history",
+            json!({"sessionKey": key, "limit": 1000}),
+        )
+        .await
+        .map_err(|e| e.to_string())?;
         let messages = got["messages"].as_array().cloned().unwrap_or_default();
         let mut inputs: BTreeMap<String, String> = BTreeMap::new();
         let mut answers: BTreeMap<String, String> = BTreeMap::new();
@@ -181,10 +230,21 @@ async fn check_end(host: &Host, tenant: &Arc<Tenant>, world: &Shared) -> Result<
             if m["__openclaw"]["seq"].as_u64() != Some(i as u64 + 1) {
                 return Err(format!("{key}: hole in the transcript at {i}"));
             }
-            let text: String =
-                m["content"].as_array().into_iter().flatten().filter_map(|b| b["text"].as_str()).collect();
-            let run = m["__openclaw"]["runId"].as_str().unwrap_or_default().to_owned();
-            let into = if m["role"] == "user" { &mut inputs } else { &mut answers };
+            let text: String = m["content"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|b| b["text"].as_str())
+                .collect();
+            let run = m["__openclaw"]["runId"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let into = if m["role"] == "user" {
+                &mut inputs
+            } else {
+                &mut answers
+            };
             if into.insert(run.clone(), text).is_some() {
                 return Err(format!("{key}: {run} stands twice as {}", m["role"]));
             }
@@ -196,7 +256,9 @@ async fn check_end(host: &Host, tenant: &Arc<Tenant>, world: &Shared) -> Result<
         }
         for (run, (_, text)) in accepted.iter().filter(|(_, (k, _))| *k == key) {
             if inputs.get(run) != Some(text) {
-                return Err(format!("{key}: accepted input {run} is not in the transcript"));
+                return Err(format!(
+                    "{key}: accepted input {run} is not in the transcript"
+                ));
             }
         }
         for (run, answer) in &answers {
@@ -211,7 +273,7 @@ async fn check_end(host: &Host, tenant: &Arc<Tenant>, world: &Shared) -> Result<
 
 /// Runs one seed; gives its story.
 fn run_seed(seed: u64) -> Result<Vec<String>, String> {
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let dir = scratch();
     let dice = Dice(SeededRandom::new(seed));
     let world: Shared = Arc::default();
     let lives = 2 + dice.below(3);
@@ -231,7 +293,13 @@ fn run_seed(seed: u64) -> Result<Vec<String>, String> {
             let tenant = host.main_tenant().ok_or("no tenant")?.clone();
             let watcher = connect(&host, &tenant, Role::Operator, ScopeSet::ALL, &[]);
             for c in 0..CLIENTS {
-                tokio::spawn(client(host.clone(), tenant.clone(), world.clone(), life_seed ^ (c + 1), life));
+                tokio::spawn(client(
+                    host.clone(),
+                    tenant.clone(),
+                    world.clone(),
+                    life_seed ^ (c + 1),
+                    life,
+                ));
             }
             tokio::time::sleep(Duration::from_millis(cut_ms)).await;
             if last {
@@ -256,7 +324,10 @@ fn run_seed(seed: u64) -> Result<Vec<String>, String> {
                 .filter_map(|p: &Value| p["runId"].as_str().map(str::to_owned))
                 .collect();
             let mut w = world.lock();
-            w.story.push(format!("{life} ends, {} events", watcher.events.all().len()));
+            w.story.push(format!(
+                "{life} ends, {} events",
+                watcher.events.all().len()
+            ));
             if let Some(first) = w.broken.first() {
                 return Err(first.clone());
             }
@@ -270,7 +341,9 @@ fn run_seed(seed: u64) -> Result<Vec<String>, String> {
                 return Err(format!("life {life}: {run} was begun {times} times"));
             }
             if ended_before.contains(run) {
-                return Err(format!("life {life}: {run} was begun after its end was told"));
+                return Err(format!(
+                    "life {life}: {run} was begun after its end was told"
+                ));
             }
         }
         if script.overlaps.load(Ordering::SeqCst) > 0 {
@@ -295,7 +368,9 @@ fn every_seed_keeps_its_promises() {
     for seed in seeds {
         match run_seed(seed) {
             Ok(story) => runs += story.len(),
-            Err(why) => panic!("seed {seed}: {why}\nreproduce: SIM_SEED={seed} cargo test -p gateway-core --test suite sim"),
+            Err(why) => panic!(
+                "seed {seed}: {why}\nreproduce: SIM_SEED={seed} cargo test -p gateway-core --test suite sim"
+            ),
         }
     }
     assert!(runs > 0);

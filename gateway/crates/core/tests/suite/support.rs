@@ -56,6 +56,13 @@ pub fn settings_with(dir: &Path, main_token: &str) -> Settings {
     .unwrap()
 }
 
+/// A directory in memory where the machine has one: the suites are about order and loss of processes, not of power.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// What the scripted agent does with a message; chosen by the message's first word.
 #[derive(Default)]
 pub struct Script {
@@ -130,21 +137,33 @@ impl AgentBackend for Script {
                 text.push_str(piece);
                 out.text_delta(piece);
                 if mode == "fail" && text.len() > 5 {
-                    return Err(fail(TurnErrorKind::Upstream, "the upstream broke off", &text));
+                    return Err(fail(
+                        TurnErrorKind::Upstream,
+                        "the upstream broke off",
+                        &text,
+                    ));
                 }
                 if mode == "hangafter" {
                     cancel.cancelled().await;
                     return Err(fail(TurnErrorKind::Aborted, "aborted", &text));
                 }
             }
-            out.usage(&Usage { input: 3, output: 4, ..Usage::default() });
+            out.usage(&Usage {
+                input: 3,
+                output: 4,
+                ..Usage::default()
+            });
             Ok(TurnEnd {
                 messages: vec![TurnMessage {
                     role: Says::Assistant,
                     content: vec![ContentBlock::text(text.clone())],
                 }],
                 text,
-                usage: Usage { input: 3, output: 4, ..Usage::default() },
+                usage: Usage {
+                    input: 3,
+                    output: 4,
+                    ..Usage::default()
+                },
                 stop_reason: StopReason::Stop,
                 model: "script-1".to_owned(),
             })
@@ -169,7 +188,14 @@ impl BackendFactory for Scripts {
 }
 
 pub async fn start(dir: &Path, script: &Arc<Script>, seed: u64) -> Arc<Host> {
-    start_with(dir, script, seed, settings(dir), Arc::new(SimClock::new(1_800_000_000_000))).await
+    start_with(
+        dir,
+        script,
+        seed,
+        settings(dir),
+        Arc::new(SimClock::new(1_800_000_000_000)),
+    )
+    .await
 }
 
 pub async fn start_with(
@@ -201,7 +227,10 @@ impl EventSink for Recorder {
         let mut frame = ev.head.to_vec();
         frame.extend_from_slice(b",\"seq\":1}");
         let whole: Value = serde_json::from_slice(&frame).unwrap();
-        assert_eq!(whole["payload"], payload, "head and payload are the same event");
+        assert_eq!(
+            whole["payload"], payload,
+            "head and payload are the same event"
+        );
         self.events.lock().push((ev.name.to_owned(), payload));
     }
 }
@@ -212,11 +241,18 @@ impl Recorder {
     }
 
     pub fn named(&self, name: &str) -> Vec<Value> {
-        self.all().into_iter().filter(|(n, _)| n == name).map(|(_, p)| p).collect()
+        self.all()
+            .into_iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, p)| p)
+            .collect()
     }
 
     pub fn bytes(&self) -> String {
-        self.all().iter().map(|(n, p)| format!("{n} {p}\n")).collect()
+        self.all()
+            .iter()
+            .map(|(n, p)| format!("{n} {p}\n"))
+            .collect()
     }
 }
 
@@ -226,7 +262,13 @@ pub struct Conn {
     pub _guard: HubGuard,
 }
 
-pub fn connect(host: &Host, tenant: &Arc<Tenant>, role: Role, scopes: ScopeSet, caps: &[&str]) -> Conn {
+pub fn connect(
+    host: &Host,
+    tenant: &Arc<Tenant>,
+    role: Role,
+    scopes: ScopeSet,
+    caps: &[&str],
+) -> Conn {
     connect_as(host, tenant, role, scopes, caps, EventPolicy::Always)
 }
 
@@ -239,7 +281,11 @@ pub fn connect_as(
     events: EventPolicy,
 ) -> Conn {
     let conn = host.new_conn_id();
-    let client = ClientInfo { id: "test".into(), mode: "test".into(), ..ClientInfo::default() };
+    let client = ClientInfo {
+        id: "test".into(),
+        mode: "test".into(),
+        ..ClientInfo::default()
+    };
     let info = ConnInfo {
         conn: conn.clone(),
         role,
@@ -258,7 +304,11 @@ pub fn connect_as(
     caller.client = client;
     caller.caps = Caps::parse(caps);
     caller.surface = Surface::V4;
-    Conn { caller: Arc::new(caller), events: recorder, _guard: guard }
+    Conn {
+        caller: Arc::new(caller),
+        events: recorder,
+        _guard: guard,
+    }
 }
 
 /// An operator with every scope and no connection.
@@ -294,9 +344,15 @@ pub async fn settle(tenant: &Tenant) {
 
 /// Role and text of a session's history.
 pub async fn transcript(host: &Host, tenant: &Arc<Tenant>, key: &str) -> Vec<(String, String)> {
-    let got = call(host, tenant, &admin(), "chat.history", serde_json::json!({"sessionKey": key, "limit": 1000}))
-        .await
-        .unwrap();
+    let got = call(
+        host,
+        tenant,
+        &admin(),
+        "chat.history",
+        serde_json::json!({"sessionKey": key, "limit": 1000}),
+    )
+    .await
+    .unwrap();
     got["messages"]
         .as_array()
         .unwrap()
