@@ -358,8 +358,30 @@ impl Inner {
     }
 }
 
+/// Makes room for a new actor however this one ends: also if host code panics in it, or its runtime is shut down.
+struct Ended {
+    account: Arc<Inner>,
+    regular: bool,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if self.regular {
+            return;
+        }
+        // What waited is dropped, and whoever asked is told that the account was stopped.
+        let waiting = self.account.state.lock().mailbox.take();
+        drop(waiting);
+        self.account.ended.notify_waiters();
+    }
+}
+
 /// Serves the mailbox until it is empty and the instance has been without work for a while.
 async fn actor(a: Arc<Inner>) {
+    let mut ended = Ended {
+        account: a.clone(),
+        regular: false,
+    };
     a.io.status(AccountStatus::Running);
     let mut live: Option<Live> = None;
     loop {
@@ -396,6 +418,8 @@ async fn actor(a: Arc<Inner>) {
                 {
                     s.mailbox = None;
                     let status = a.status(&s);
+                    // The mailbox is gone: another actor may be there from here on, and its mailbox is not ours to take.
+                    ended.regular = true;
                     drop(s);
                     if status == AccountStatus::Idle {
                         a.io.status(status);

@@ -90,6 +90,11 @@ impl Ctl {
         Tick::Yield(SLOW_SLICE_TICKS)
     }
 
+    /// The call was given up: nothing new may begin in it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
     /// Time left to the wall deadline.
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
@@ -112,13 +117,26 @@ impl Ctl {
     }
 }
 
+/// A sender that can be dropped by whoever shares it.
+trait HangUp: Send + Sync {
+    fn hang_up(&self);
+}
+
+impl<T: Send> HangUp for Mutex<Option<oneshot::Sender<T>>> {
+    fn hang_up(&self) {
+        let sender = self.lock().take();
+        drop(sender);
+    }
+}
+
 struct Task {
     id: u64,
     tenant: Arc<str>,
     state: AtomicU8,
     job: Mutex<Option<Job>>,
-    /// Holds the sender of the call's output beyond a panic, whose unwinding drops the future's parts before it is noted.
-    answer: Mutex<Option<Box<dyn Send>>>,
+    /// The sender of the call's output, shared with the future: who waits is told when the reason is noted, and not by an unwinding
+    /// that drops the future's parts before.
+    answer: Arc<dyn HangUp>,
     ctl: Arc<Ctl>,
     lanes: Arc<Inner>,
 }
@@ -305,7 +323,7 @@ impl Task {
             self.ctl.panicked.store(true, Ordering::Release);
         }
         // The last: who waits is told now, and finds the reason.
-        drop(self.answer.lock().take());
+        self.answer.hang_up();
     }
 }
 
@@ -383,7 +401,7 @@ impl Lanes {
         let (tx, rx) = oneshot::channel();
         let future = make(ctl.clone());
         let tx = Arc::new(Mutex::new(Some(tx)));
-        let answer: Box<dyn Send> = Box::new(tx.clone());
+        let answer: Arc<dyn HangUp> = tx.clone();
         let job: Job = Box::pin(async move {
             let output = future.await;
             if let Some(tx) = tx.lock().take() {
@@ -397,7 +415,7 @@ impl Lanes {
             tenant,
             state: AtomicU8::new(QUEUED),
             job: Mutex::new(Some(job)),
-            answer: Mutex::new(Some(answer)),
+            answer,
             ctl: ctl.clone(),
             lanes: self.inner.clone(),
         });
@@ -484,7 +502,9 @@ fn end_overdue(lanes: &Inner) -> Option<Duration> {
     }
     for task in overdue {
         // A guest that runs yields at its next epoch deadline, and its thread sees the flag then; one that waits is queued.
-        task.ctl.cancelled.store(true, Ordering::Release);
+        // Who asked is told now: the slow lane may be long, and its threads have the lowest priority.
+        task.ctl.cancelled.store(true, Ordering::SeqCst);
+        task.answer.hang_up();
         task.ctl.slow.store(true, Ordering::Relaxed);
         task.wake_by_ref();
         next = Some(Duration::from_millis(EPOCH_TICK_MS));

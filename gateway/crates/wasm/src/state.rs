@@ -51,8 +51,16 @@ pub(crate) enum Phase {
 /// One HTTP exchange of a call, kept where it survives the Store.
 struct Exchange {
     sent: Arc<AtomicBool>,
+    /// The host's part has ended. Until then nobody knows what leaves next.
+    ended: bool,
     /// Status of the full answer.
     answered: Option<u16>,
+}
+
+impl Exchange {
+    fn may_have_left(&self) -> bool {
+        !self.ended || self.answered.is_some() || self.sent.load(Ordering::Acquire)
+    }
 }
 
 /// The HTTP exchanges of a call.
@@ -60,21 +68,25 @@ struct Exchange {
 pub(crate) struct Exchanges(Mutex<Vec<Exchange>>);
 
 impl Exchanges {
+    fn end(&self, index: usize, answered: Option<u16>) {
+        if let Some(x) = self.0.lock().get_mut(index) {
+            x.ended = true;
+            x.answered = answered;
+        }
+    }
+
     /// A request left the host and its full answer never came; or what answered was a gateway that does not know whether the
     /// platform did it.
     pub(crate) fn uncertain(&self) -> bool {
         self.0.lock().iter().any(|x| match x.answered {
-            None => x.sent.load(Ordering::Acquire),
+            None => x.may_have_left(),
             Some(status) => status == 502 || status == 504,
         })
     }
 
-    /// Any request left the host.
+    /// Any request may have left the host.
     pub(crate) fn any_sent(&self) -> bool {
-        self.0
-            .lock()
-            .iter()
-            .any(|x| x.sent.load(Ordering::Acquire) || x.answered.is_some())
+        self.0.lock().iter().any(Exchange::may_have_left)
     }
 }
 
@@ -738,14 +750,38 @@ impl http::Host for GuestState {
             let mut x = self.exchanges.0.lock();
             x.push(Exchange {
                 sent: sent.clone(),
+                ended: false,
                 answered: None,
             });
             x.len() - 1
         };
+        // Who gave the call up looks at the exchanges after it set the flag: either it sees this one, or this sees the flag.
+        if self.ctl.as_ref().is_none_or(|c| c.is_cancelled()) {
+            self.exchanges.end(index, None);
+            return Err(wasmtime::Error::msg("the call was given up"));
+        }
         let flag = sent.clone();
         let got = self
             .on_host(async move { account.http_fetch(r, flag).await })
             .await?;
+        // Either source may know more of what has left; certainty that nothing has needs both.
+        if matches!(
+            &got,
+            Ok(_)
+                | Err(HttpFault {
+                    request_sent: true,
+                    ..
+                })
+        ) {
+            sent.store(true, Ordering::Release);
+        }
+        self.exchanges.end(
+            index,
+            got.as_ref()
+                .ok()
+                .filter(|r| r.body.len() <= limits::MAX_HTTP_RESPONSE_BYTES)
+                .map(|r| r.status),
+        );
         Ok(match got {
             Ok(response) if response.body.len() > limits::MAX_HTTP_RESPONSE_BYTES => {
                 Err(fault_out(HttpFault {
@@ -753,16 +789,9 @@ impl http::Host for GuestState {
                     ..limit_fault("response body", limits::MAX_HTTP_RESPONSE_BYTES, "bytes")
                 }))
             }
-            Ok(response) => {
-                if let Some(x) = self.exchanges.0.lock().get_mut(index) {
-                    x.answered = Some(response.status);
-                }
-                Ok(response_out(response))
-            }
+            Ok(response) => Ok(response_out(response)),
             Err(mut f) => {
-                // Either source may know more; certainty that it was not sent needs both.
                 f.request_sent |= sent.load(Ordering::Acquire);
-                sent.store(f.request_sent, Ordering::Release);
                 Err(fault_out(f))
             }
         })

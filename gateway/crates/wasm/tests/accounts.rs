@@ -313,6 +313,9 @@ async fn a_panic_of_host_code_ends_one_call_only() {
     let e = fails(&a, "w").await;
     assert!(matches!(e, CallError::Trap(_)), "{e}");
     io.panics.store(false, Ordering::SeqCst);
+    // The same in the actor: the event is lost to its caller, the account is not.
+    io.commit_panics.store(true, Ordering::SeqCst);
+    assert_eq!(a.event(command("eX")).await, Err(CallError::Stopped));
     b.event(command("eB")).await.unwrap();
     a.event(command("eC")).await.unwrap();
     assert_eq!((other.ids().len(), io.ids().len()), (2, 1));

@@ -57,6 +57,7 @@ pub struct TestHost {
     pub fetches_dropped: Arc<AtomicUsize>,
     pub commit_fails: AtomicBool,
     pub panics: AtomicBool,
+    pub commit_panics: AtomicBool,
     pub counter: AtomicU64,
 }
 
@@ -78,6 +79,7 @@ impl TestHost {
             fetches_dropped: Arc::default(),
             commit_fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
+            commit_panics: AtomicBool::new(false),
             counter: AtomicU64::new(0),
         })
     }
@@ -170,6 +172,10 @@ impl AccountHost for TestHost {
     }
     fn commit(&self, fx: Effects) -> BoxFuture<'_, Result<CommitReport, HostError>> {
         Box::pin(async move {
+            assert!(
+                !self.commit_panics.swap(false, Ordering::SeqCst),
+                "the test store was told to panic"
+            );
             if self.commit_fails.load(Ordering::SeqCst) {
                 return Err(HostError::Unavailable("the test store is full".into()));
             }
