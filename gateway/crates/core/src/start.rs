@@ -36,7 +36,10 @@ pub(crate) fn channel_plugins(
     loaded: &[Arc<Plugin>],
 ) -> Vec<Arc<dyn ChannelPlugin>> {
     let Some(engines) = engines else { return given };
-    for plugin in loaded.iter().filter(|plugin| plugin.manifest.world == World::ChannelV0_1) {
+    for plugin in loaded
+        .iter()
+        .filter(|plugin| plugin.manifest.world == World::ChannelV0_1)
+    {
         given.push(Arc::new(WasmChannel::new(engines.clone(), plugin.clone())));
     }
     given

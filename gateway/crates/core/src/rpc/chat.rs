@@ -261,9 +261,10 @@ pub(super) async fn inject(cx: Cx, p: ChatInjectParams) -> Result<ChatInjectResu
     let content = serde_json::to_string(&[ContentBlock::text(text)])
         .map_err(|e| tenant.faults().internal("inject", &e.to_string()))?;
     let id = message_id.clone();
+    let idempotency_key = cx.idempotency.as_deref().map(str::to_owned);
     let owner = agent_id.clone();
     let at = key.clone();
-    let (created, session, row) = tenant
+    let (created, session, appended) = tenant
         .db()
         .write(move |w| {
             let created = w.get_session(&at)?.is_none();
@@ -276,23 +277,25 @@ pub(super) async fn inject(cx: Cx, p: ChatInjectParams) -> Result<ChatInjectResu
                 },
                 now,
             )?;
-            let row = w
-                .append_message(
-                    &NewMessage {
-                        id,
-                        session_key: at.clone(),
-                        role: Role::Assistant.as_str().to_owned(),
-                        content_json: content,
-                        meta_json: Some(
-                            r#"{"provider":"gateway","model":"gateway-injected","stopReason":"stop"}"#.to_owned(),
-                        ),
-                        ..NewMessage::default()
-                    },
-                    now,
-                )?
-                .row;
-            w.append_event("message.injected", Some(&at), "{}", now)?;
-            Ok((created, w.get_session(&at)?, row))
+            let appended = w.append_message(
+                &NewMessage {
+                    id,
+                    idempotency_key,
+                    session_key: at.clone(),
+                    role: Role::Assistant.as_str().to_owned(),
+                    content_json: content,
+                    meta_json: Some(
+                        r#"{"provider":"gateway","model":"gateway-injected","stopReason":"stop"}"#
+                            .to_owned(),
+                    ),
+                    ..NewMessage::default()
+                },
+                now,
+            )?;
+            if !appended.duplicate {
+                w.append_event("message.injected", Some(&at), "{}", now)?;
+            }
+            Ok((created, w.get_session(&at)?, appended))
         })
         .await
         .map_err(|e| error::store(&tenant, &e))?;
@@ -301,10 +304,12 @@ pub(super) async fn inject(cx: Cx, p: ChatInjectParams) -> Result<ChatInjectResu
     }
     tenant.sessions().touched(&key, &agent_id, now);
     tenant.health().nudge();
-    message_added(&tenant, &agent_id, &row);
-    session_changed(&tenant, &key, &agent_id, "inject", session.as_ref());
+    if !appended.duplicate {
+        message_added(&tenant, &agent_id, &appended.row);
+        session_changed(&tenant, &key, &agent_id, "inject", session.as_ref());
+    }
     Ok(ChatInjectResult {
         ok: true,
-        message_id,
+        message_id: appended.row.id,
     })
 }

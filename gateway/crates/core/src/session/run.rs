@@ -28,6 +28,7 @@ use crate::limits::{
     REPLY_REVISION_INTERVAL_MS, RUN_ATTEMPTS_MAX, RUN_HISTORY_MESSAGES, RUN_TEXT_MAX_BYTES,
 };
 use crate::tenant::Tenant;
+use crate::trace::{Stage, stage};
 
 /// Tries of the transaction that ends a run, when the store is full or busy; the pauses double from 100 ms.
 const END_TRIES: u32 = 8;
@@ -372,6 +373,14 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         text_bytes: RUN_TEXT_MAX_BYTES,
         ..TurnLimits::default()
     };
+    if let Some(to) = &cell.reply_to {
+        stage(
+            tenant.slug(),
+            Stage::Run,
+            to.trace.as_deref().unwrap_or("-"),
+            Some(&cell.run_id),
+        );
+    }
     events.model(agent.backend.provider(), agent.backend.model());
     let sink = Sink::new(tenant, cell, &events);
     let turn = Turn {
@@ -437,7 +446,17 @@ fn aborted(reason: AbortReason) -> Ended {
 struct Recorded {
     session: Option<gateway_store::SessionRow>,
     messages: Vec<MessageRow>,
-    woke: bool,
+    answer: Answer,
+}
+
+/// What the end of a run left for the channel that asked.
+enum Answer {
+    /// Nothing.
+    None,
+    /// A row that waits in the outbox.
+    Queued,
+    /// A row that this process has claimed, because the one who asked is still waiting for it.
+    Claimed(Box<gateway_store::OutboxRow>),
 }
 
 /// Ends a run: one transaction, then the events, then those who wait.
@@ -492,10 +511,19 @@ async fn conclude(
                     .touched(&cell.key, &cell.agent_id, session.updated_at);
             }
             tenant.health().nudge();
-            if recorded.woke
-                && let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to)
-            {
-                delivery.wake(&to.kind, &to.account);
+            if let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to) {
+                let trace = to.trace.as_deref().unwrap_or("-");
+                match recorded.answer {
+                    Answer::None => {}
+                    Answer::Queued => {
+                        stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                        delivery.wake(&to.kind, &to.account);
+                    }
+                    Answer::Claimed(row) => {
+                        stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                        delivery.deliver(*row);
+                    }
+                }
             }
             release(tenant, cell);
             events.end(&outcome, recorded.session.as_ref(), &recorded.messages);
@@ -573,6 +601,13 @@ async fn record(
         _ => 24 * 3_600_000,
     };
     let next_id = next.as_ref().map(|n| n.run_id.clone());
+    let held = match (tenant.delivery(), &cell.reply_to) {
+        (Some(delivery), Some(to)) => to
+            .hold
+            .as_deref()
+            .is_some_and(|hold| delivery.holds(&to.kind, &to.account, hold)),
+        _ => false,
+    };
     let recorded = tenant
         .db()
         .write(move |w| {
@@ -583,6 +618,7 @@ async fn record(
                 &provider,
                 &ids,
                 next_id.as_deref(),
+                held,
                 ttl,
                 now,
             )
@@ -602,6 +638,7 @@ fn record_rows(
     provider: &str,
     ids: &[String],
     next: Option<&str>,
+    held: bool,
     ttl_ms: i64,
     now: i64,
 ) -> Result<Recorded, StoreError> {
@@ -644,9 +681,9 @@ fn record_rows(
         },
         now,
     )?;
-    let woke = match &cell.reply_to {
-        Some(to) => answer_rows(w, cell, ended, to, ttl_ms, now)?,
-        None => false,
+    let answer = match &cell.reply_to {
+        Some(to) => answer_rows(w, cell, ended, to, held, ttl_ms, now)?,
+        None => Answer::None,
     };
     if let Some(next) = next {
         // It may have ended already (aborted while queued): then there is nothing to mark.
@@ -676,7 +713,7 @@ fn record_rows(
     Ok(Recorded {
         session,
         messages,
-        woke,
+        answer,
     })
 }
 
@@ -704,13 +741,14 @@ fn answer_rows(
     cell: &RunCell,
     ended: &Ended,
     to: &ReplyTarget,
+    held: bool,
     ttl_ms: i64,
     now: i64,
-) -> Result<bool, StoreError> {
+) -> Result<Answer, StoreError> {
     let text = answer_text(ended);
     let begun = w.find_outbox(&cell.run_id, 0)?;
     match begun {
-        Some(row) if row.final_rev => Ok(false),
+        Some(row) if row.final_rev => Ok(Answer::None),
         Some(row) => {
             let text = if text.is_empty() {
                 row.text.clone()
@@ -718,26 +756,33 @@ fn answer_rows(
                 text
             };
             w.revise_outbox(row.id, &text, true, now)?;
-            Ok(true)
+            Ok(Answer::Queued)
         }
-        None if text.is_empty() && to.hold.is_none() => Ok(false),
+        None if text.is_empty() && to.hold.is_none() => Ok(Answer::None),
         None => {
-            w.enqueue_outbox(
-                &NewOutbox {
-                    kind: to.kind.clone(),
-                    account: to.account.clone(),
-                    conversation_json: to.conversation_json.clone(),
-                    run_id: cell.run_id.clone(),
-                    part: 0,
-                    text,
-                    final_rev: true,
-                    next_at: now,
-                    expires_at: now.saturating_add(ttl_ms),
-                    hold: to.hold.clone(),
-                },
-                now,
-            )?;
-            Ok(true)
+            let row = NewOutbox {
+                kind: to.kind.clone(),
+                account: to.account.clone(),
+                conversation_json: to.conversation_json.clone(),
+                run_id: cell.run_id.clone(),
+                part: 0,
+                text,
+                final_rev: true,
+                next_at: now,
+                expires_at: now.saturating_add(ttl_ms),
+                hold: to.hold.clone(),
+            };
+            if !held {
+                w.enqueue_outbox(&row, now)?;
+                return Ok(Answer::Queued);
+            }
+            // Claimed at once: the one who asked waits, and the claim costs no commit of its own.
+            let claimed = w.enqueue_outbox_claimed(&row, now)?;
+            Ok(if claimed.duplicate {
+                Answer::None
+            } else {
+                Answer::Claimed(Box::new(claimed.row))
+            })
         }
     }
 }
