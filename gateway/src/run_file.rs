@@ -1,7 +1,9 @@
 //! `run/gateway.json` in the state directory: where the running gateway listens. Written at start, removed at a clean end.
 
-use std::io;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,10 +32,12 @@ impl RunFile {
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
         let path = path(state_dir);
         if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
         let temp = path.with_extension(format!("json.{}", self.pid));
-        std::fs::write(&temp, serde_json::to_vec(self)?)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&temp)?.write_all(&serde_json::to_vec(self)?)?;
         std::fs::rename(&temp, &path)
     }
 

@@ -28,7 +28,11 @@ impl Done {
     /// Failed with this code and a next step.
     fn failed(&self, code: i32, words: &[&str]) -> &Self {
         assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
-        assert!(self.err.contains("error: ") && self.err.contains("\nnext: "), "{}", self.err);
+        assert!(
+            self.err.contains("error: ") && self.err.contains("\nnext: "),
+            "{}",
+            self.err
+        );
         for word in words {
             assert!(self.err.contains(word), "no {word:?} in: {}", self.err);
         }
@@ -42,7 +46,10 @@ fn program(state: &Path) -> Command {
     for name in ["GATEWAY_TOKEN", "GATEWAY_URL", "XDG_STATE_HOME", "COMPLETE"] {
         command.env_remove(name);
     }
-    command.env("GATEWAY_STATE_DIR", state).env("HOME", state).stdin(Stdio::null());
+    command
+        .env("GATEWAY_STATE_DIR", state)
+        .env("HOME", state)
+        .stdin(Stdio::null());
     command
 }
 
@@ -84,7 +91,10 @@ struct Gateway {
 
 impl Gateway {
     fn start(state: &Path, extra: &[&str]) -> Self {
-        Self::start_as(program(state).args(["serve", "--port", "0"]).args(extra), state)
+        Self::start_as(
+            program(state).args(["serve", "--port", "0"]).args(extra),
+            state,
+        )
     }
 
     fn start_as(command: &mut Command, state: &Path) -> Self {
@@ -97,7 +107,10 @@ impl Gateway {
         while !said.contains("next ") && !said.contains("\"pid\"") {
             if lines.read_line(&mut said).unwrap() == 0 {
                 let _ = child.wait();
-                panic!("it did not start:\n{said}\n{}", std::fs::read_to_string(&log).unwrap());
+                panic!(
+                    "it did not start:\n{said}\n{}",
+                    std::fs::read_to_string(&log).unwrap()
+                );
             }
         }
         let run = std::fs::read_to_string(state.join("run/gateway.json")).unwrap();
@@ -123,7 +136,12 @@ impl Gateway {
 
     fn get(&self, path: &str) -> String {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n\r\n", self.port).unwrap();
+        write!(
+            socket,
+            "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n\r\n",
+            self.port
+        )
+        .unwrap();
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
@@ -138,7 +156,10 @@ impl Gateway {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        let status = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(status.success());
     }
 
@@ -173,14 +194,41 @@ fn the_first_start_makes_everything_and_says_what_to_do() {
     let (_dir, state) = fresh();
     let mut gateway = Gateway::start(&state, &[]);
     let token_path = state.join("secrets/main/gateway-token");
-    assert!(gateway.said.contains(&format!("http://127.0.0.1:{}/", gateway.port)), "{}", gateway.said);
-    assert!(gateway.said.contains(&token_path.display().to_string()), "{}", gateway.said);
-    assert_eq!(gateway.said.matches("http://").count(), 1, "one address: {}", gateway.said);
-    assert_eq!(gateway.said.matches("next ").count(), 1, "one next step: {}", gateway.said);
+    assert!(
+        gateway
+            .said
+            .contains(&format!("http://127.0.0.1:{}/", gateway.port)),
+        "{}",
+        gateway.said
+    );
+    assert!(
+        gateway.said.contains(&token_path.display().to_string()),
+        "{}",
+        gateway.said
+    );
+    assert_eq!(
+        gateway.said.matches("http://").count(),
+        1,
+        "one address: {}",
+        gateway.said
+    );
+    assert_eq!(
+        gateway.said.matches("next ").count(),
+        1,
+        "one next step: {}",
+        gateway.said
+    );
     let token = std::fs::read_to_string(&token_path).unwrap();
-    assert!(!gateway.said.contains(&token), "the token itself is not printed");
+    assert!(
+        !gateway.said.contains(&token),
+        "the token itself is not printed"
+    );
     let config = std::fs::read_to_string(state.join("gateway.json5")).unwrap();
     assert!(config.contains("// "), "with comments");
+
+    let mut open = Vec::new();
+    find_open(&state, &mut open);
+    assert!(open.is_empty(), "others can read {open:?}");
 
     gateway.signal("-TERM");
     assert_eq!(gateway.ended().code(), Some(0), "{}", gateway.log());
@@ -191,9 +239,26 @@ fn the_first_start_makes_everything_and_says_what_to_do() {
     let line: Value = serde_json::from_str(&again.said).unwrap();
     assert_eq!(line["port"], again.port);
     assert_eq!(std::fs::read_to_string(&token_path).unwrap(), token);
-    assert_eq!(std::fs::read_to_string(state.join("gateway.json5")).unwrap(), config);
+    assert_eq!(
+        std::fs::read_to_string(state.join("gateway.json5")).unwrap(),
+        config
+    );
     again.signal("-INT");
     assert_eq!(again.ended().code(), Some(0), "{}", again.log());
+}
+
+/// Everything below `path` that group or others have a right on.
+fn find_open(path: &Path, open: &mut Vec<PathBuf>) {
+    use std::os::unix::fs::PermissionsExt;
+    let found = std::fs::symlink_metadata(path).unwrap();
+    if found.permissions().mode() & 0o077 != 0 {
+        open.push(path.to_owned());
+    }
+    if found.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            find_open(&entry.unwrap().path(), open);
+        }
+    }
 }
 
 #[test]
@@ -229,7 +294,12 @@ fn every_command_answers_people_and_programs() {
     let accepted = gateway.run(&["call", "agent", "--params", params]).json();
     assert_eq!(accepted["status"], "accepted");
     let params = r#"{"message":"ping","agentId":"main","idempotencyKey":"cli-2"}"#;
-    let last = run_with(&state, &["call", "agent", "--expect-final", "--params", "-"], params).json();
+    let last = run_with(
+        &state,
+        &["call", "agent", "--expect-final", "--params", "-"],
+        params,
+    )
+    .json();
     assert_eq!(last["status"], "ok");
 }
 
@@ -240,42 +310,85 @@ fn chat_streams_an_answer() {
     let once = gateway.run(&["chat", "--message", "a word of mine"]);
     assert_eq!(once.code, 0, "{}", once.err);
     assert!(once.out.contains("a word of mine"), "{}", once.out);
-    let json = gateway.run(&["chat", "--json", "--message", "second word"]).json();
+    let json = gateway
+        .run(&["chat", "--json", "--message", "second word"])
+        .json();
     assert_eq!(json["state"], "final");
     assert!(json["text"].as_str().unwrap().contains("second word"));
-    let lines = run_with(&state, &["chat", "--session", "elsewhere"], "first line\n\nlast line");
+    let lines = run_with(
+        &state,
+        &["chat", "--session", "elsewhere"],
+        "first line\n\nlast line",
+    );
     assert_eq!(lines.code, 0, "{}", lines.err);
-    assert!(lines.out.contains("first line") && lines.out.contains("last line"), "{}", lines.out);
+    assert!(
+        lines.out.contains("first line") && lines.out.contains("last line"),
+        "{}",
+        lines.out
+    );
     // What a sender says cannot drive the terminal.
     let nasty = gateway.run(&["chat", "--message", "x\u{1b}[2Jy"]);
     assert!(!nasty.out.contains('\u{1b}'), "{:?}", nasty.out);
-    gateway.run(&["chat", "--agent", "nobody", "--message", "hi"]).failed(1, &["nobody"]);
+    gateway
+        .run(&["chat", "--agent", "nobody", "--message", "hi"])
+        .failed(1, &["nobody"]);
 }
 
 #[test]
 fn failures_have_their_code_and_a_next_step() {
     let (_dir, state) = fresh();
     // Nothing there at all.
-    run(&state, &["status", "--url", "ws://127.0.0.1:9", "--token", "t"]).failed(3, &["cannot connect", "gateway serve"]);
+    run(
+        &state,
+        &["status", "--url", "ws://127.0.0.1:9", "--token", "t"],
+    )
+    .failed(3, &["cannot connect", "gateway serve"]);
     let gateway = Gateway::start(&state, &[]);
     let url = format!("ws://127.0.0.1:{}", gateway.port);
-    gateway.run(&["status", "--token", "wrong-wrong-wrong"]).failed(4, &["token mismatch", "gateway-token"]);
-    gateway.run(&["status", "--url", &url]).failed(2, &["without a credential", "--token"]);
-    gateway.run(&["status", "--url", "ws://192.0.2.1:1", "--token", "t"]).failed(2, &["in clear", "ssh"]);
-    gateway.run(&["call", "no.such.method"]).failed(1, &["unknown method", "rpc.discover"]);
-    gateway.run(&["call", "chat.history", "--params", "{}"]).failed(1, &["sessionKey"]);
-    gateway.run(&["call", "health", "--params", "nope"]).failed(2, &["not JSON"]);
-    gateway.run(&["call", "health", "--params", "[]"]).failed(2, &["not an object"]);
-    gateway.run(&["pairing", "approve", "NOPE-0000"]).failed(1, &["not found"]);
-    gateway.run(&["status", "--tenant", "nobody"]).failed(78, &["no tenant"]);
+    gateway
+        .run(&["status", "--token", "wrong-wrong-wrong"])
+        .failed(4, &["token mismatch", "gateway-token"]);
+    gateway
+        .run(&["status", "--url", &url])
+        .failed(2, &["without a credential", "--token"]);
+    gateway
+        .run(&["status", "--url", "ws://192.0.2.1:1", "--token", "t"])
+        .failed(2, &["in clear", "ssh"]);
+    gateway
+        .run(&["call", "no.such.method"])
+        .failed(1, &["unknown method", "rpc.discover"]);
+    gateway
+        .run(&["call", "chat.history", "--params", "{}"])
+        .failed(1, &["sessionKey"]);
+    gateway
+        .run(&["call", "health", "--params", "nope"])
+        .failed(2, &["not JSON"]);
+    gateway
+        .run(&["call", "health", "--params", "[]"])
+        .failed(2, &["not an object"]);
+    gateway
+        .run(&["pairing", "approve", "NOPE-0000"])
+        .failed(1, &["not found"]);
+    gateway
+        .run(&["status", "--tenant", "nobody"])
+        .failed(78, &["no tenant"]);
     let done = gateway.run(&["status", "--json", "--token", "wrong-wrong-wrong"]);
     assert_eq!(done.code, 4);
     let error: Value = serde_json::from_str(&done.err).unwrap();
-    assert_eq!(error["error"]["gateway"]["details"]["code"], "AUTH_TOKEN_MISMATCH");
+    assert_eq!(
+        error["error"]["gateway"]["details"]["code"],
+        "AUTH_TOKEN_MISMATCH"
+    );
     assert!(error["error"]["next"].is_string());
     // A token by the environment, with a given address by the environment.
     let token = std::fs::read_to_string(state.join("secrets/main/gateway-token")).unwrap();
-    let by_env = finish(program(&state).args(["status", "--json"]).env("GATEWAY_URL", &url).env("GATEWAY_TOKEN", &token), None);
+    let by_env = finish(
+        program(&state)
+            .args(["status", "--json"])
+            .env("GATEWAY_URL", &url)
+            .env("GATEWAY_TOKEN", &token),
+        None,
+    );
     assert_eq!(by_env.json()["tenant"], "main");
     // The usage itself.
     assert_eq!(gateway.run(&["serve", "--prot", "1"]).code, 2);
@@ -287,8 +400,13 @@ fn two_gateways_cannot_have_one_state_directory_or_one_port() {
     let first = Gateway::start(&state, &[]);
     run(&state, &["serve", "--port", "0"]).failed(1, &["--state-dir"]);
     let (_other_dir, other) = fresh();
-    run(&other, &["serve", "--port", &first.port.to_string()]).failed(1, &["cannot listen", "--port"]);
-    assert_eq!(first.run(&["health", "--json"]).json()["ok"], true, "the first is not hurt");
+    run(&other, &["serve", "--port", &first.port.to_string()])
+        .failed(1, &["cannot listen", "--port"]);
+    assert_eq!(
+        first.run(&["health", "--json"]).json()["ok"],
+        true,
+        "the first is not hurt"
+    );
 }
 
 #[test]
@@ -298,14 +416,29 @@ fn a_wrong_configuration_is_refused_with_its_place() {
     let config = state.join("gateway.json5");
     std::fs::write(&config, "{\n  gateway: { prot: 1 },\n}\n").unwrap();
     let refused = run(&state, &["serve", "--port", "0"]);
-    refused.failed(78, &["gateway.json5:2:14", "unknown key `prot`", "did you mean `port`?"]);
+    refused.failed(
+        78,
+        &[
+            "gateway.json5:2:14",
+            "unknown key `prot`",
+            "did you mean `port`?",
+        ],
+    );
     run(&state, &["status"]).failed(78, &["did you mean"]);
-    assert_eq!(std::fs::read_to_string(&config).unwrap(), "{\n  gateway: { prot: 1 },\n}\n");
+    assert_eq!(
+        std::fs::read_to_string(&config).unwrap(),
+        "{\n  gateway: { prot: 1 },\n}\n"
+    );
     std::fs::write(&config, "{}").unwrap();
-    run(&state, &["serve", "--port", "0", "--token", "changeme"]).failed(78, &["--token", "placeholder"]);
+    run(&state, &["serve", "--port", "0", "--token", "changeme"])
+        .failed(78, &["--token", "placeholder"]);
     run(&state, &["serve", "--port", "0", "--model", "m"]).failed(78, &["--model", "--upstream"]);
     run(&state, &["serve", "--port", "0", "--bind", "everywhere"]).failed(78, &["--bind"]);
-    run(&state, &["serve", "--port", "0", "--wasm-dir", "/nowhere/at/all"]).failed(78, &["--wasm-dir"]);
+    run(
+        &state,
+        &["serve", "--port", "0", "--wasm-dir", "/nowhere/at/all"],
+    )
+    .failed(78, &["--wasm-dir"]);
     run(&state, &["serve", "--url", "ws://x"]).failed(2, &["--url"]);
 }
 
@@ -315,7 +448,10 @@ fn secrets_and_channels_are_added() {
     drop(Gateway::start(&state, &[]));
     let set = run_with(&state, &["secret", "set", "my-key"], &format!("{STRONG}\n"));
     assert_eq!(set.code, 0, "{}", set.err);
-    assert_eq!(std::fs::read_to_string(state.join("secrets/main/my-key")).unwrap(), STRONG);
+    assert_eq!(
+        std::fs::read_to_string(state.join("secrets/main/my-key")).unwrap(),
+        STRONG
+    );
     assert!(!set.out.contains(STRONG) && !set.err.contains(STRONG));
     let weak = run_with(&state, &["secret", "set", "my-key"], "short-but-real");
     assert!(weak.err.contains("warning: "), "{}", weak.err);
@@ -324,15 +460,34 @@ fn secrets_and_channels_are_added() {
 
     let added = run(&state, &["channels", "add", "webhook", "--account", "two"]);
     assert_eq!(added.code, 0, "{}", added.err);
-    assert!(added.out.contains("/channels/webhook/two/"), "{}", added.out);
-    let bot = run_with(&state, &["channels", "add", "telegram", "--secret-stdin", "--json"], STRONG);
+    assert!(
+        added.out.contains("/channels/webhook/two/"),
+        "{}",
+        added.out
+    );
+    let bot = run_with(
+        &state,
+        &["channels", "add", "telegram", "--secret-stdin", "--json"],
+        STRONG,
+    );
     assert_eq!(bot.json()["enabled"], true);
     run(&state, &["channels", "add", "webhook", "--account", "two"]).failed(78, &["already there"]);
     let listed = run(&state, &["channels", "list", "--json"]).json();
-    let names: Vec<String> =
-        listed["accounts"].as_array().unwrap().iter().map(|a| format!("{}/{}", a["channel"], a["accountId"]).replace('"', "")).collect();
-    assert_eq!(names, ["telegram/default", "webhook/default", "webhook/two"]);
-    assert!(std::fs::read_to_string(state.join("gateway.json5")).unwrap().contains("// "));
+    let names: Vec<String> = listed["accounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|a| format!("{}/{}", a["channel"], a["accountId"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        names,
+        ["telegram/default", "webhook/default", "webhook/two"]
+    );
+    assert!(
+        std::fs::read_to_string(state.join("gateway.json5"))
+            .unwrap()
+            .contains("// ")
+    );
 }
 
 #[test]
@@ -340,17 +495,31 @@ fn tenants_are_apart() {
     let (_dir, state) = fresh();
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("gateway.json5"), "{ tenants: { acme: {} } }").unwrap();
-    run(&state, &["serve", "--port", "0"]).failed(78, &["gateway secret set gateway-token --tenant acme"]);
-    let set = run_with(&state, &["secret", "set", "gateway-token", "--tenant", "acme"], STRONG);
+    run(&state, &["serve", "--port", "0"])
+        .failed(78, &["gateway secret set gateway-token --tenant acme"]);
+    let set = run_with(
+        &state,
+        &["secret", "set", "gateway-token", "--tenant", "acme"],
+        STRONG,
+    );
     assert_eq!(set.code, 0, "{}", set.err);
     let gateway = Gateway::start(&state, &[]);
     assert_eq!(gateway.run(&["status", "--json"]).json()["tenant"], "main");
-    assert_eq!(gateway.run(&["status", "--json", "--tenant", "acme"]).json()["tenant"], "acme");
+    assert_eq!(
+        gateway
+            .run(&["status", "--json", "--tenant", "acme"])
+            .json()["tenant"],
+        "acme"
+    );
     gateway.run(&["chat", "--message", "only for main"]);
-    let sessions = gateway.run(&["call", "sessions.list", "--tenant", "acme"]).json();
+    let sessions = gateway
+        .run(&["call", "sessions.list", "--tenant", "acme"])
+        .json();
     assert!(!sessions.to_string().contains("only for main"));
     // The token of one opens nothing of the other.
-    gateway.run(&["status", "--token", STRONG]).run_as_main_or_refused();
+    gateway
+        .run(&["status", "--token", STRONG])
+        .run_as_main_or_refused();
 }
 
 impl Done {
@@ -368,11 +537,20 @@ impl Done {
 fn the_log_holds_no_secret_and_no_control_characters() {
     let (_dir, state) = fresh();
     let mut command = program(&state);
-    command.args(["serve", "--port", "0", "--log-level", "trace"]).env("GATEWAY_TOKEN", STRONG);
+    command
+        .args(["serve", "--port", "0", "--log-level", "trace"])
+        .env("GATEWAY_TOKEN", STRONG);
     let mut gateway = Gateway::start_as(&mut command, &state);
-    let with_token = finish(program(&state).args(["chat", "--message", "x\u{1b}[31m\u{7}y"]).env("GATEWAY_TOKEN", STRONG), None);
+    let with_token = finish(
+        program(&state)
+            .args(["chat", "--message", "x\u{1b}[31m\u{7}y"])
+            .env("GATEWAY_TOKEN", STRONG),
+        None,
+    );
     assert_eq!(with_token.code, 0, "{}", with_token.err);
-    gateway.run(&["status", "--token", "not-the-token-of-it-at-all"]).failed(4, &[]);
+    gateway
+        .run(&["status", "--token", "not-the-token-of-it-at-all"])
+        .failed(4, &[]);
     gateway.signal("-TERM");
     gateway.ended();
     let log = gateway.log();
@@ -380,7 +558,10 @@ fn the_log_holds_no_secret_and_no_control_characters() {
     for secret in [STRONG, "not-the-token-of-it-at-all"] {
         assert!(!log.contains(secret), "{secret} in the log");
     }
-    assert!(log.chars().all(|c| c == '\n' || !c.is_control()), "control characters in the log");
+    assert!(
+        log.chars().all(|c| c == '\n' || !c.is_control()),
+        "control characters in the log"
+    );
 }
 
 #[test]
@@ -400,7 +581,10 @@ fn json_logs_are_json() {
 fn shells_complete_method_names() {
     let (_dir, state) = fresh();
     let mut command = program(&state);
-    command.args(["--", "gateway", "call", "chat."]).env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2");
+    command
+        .args(["--", "gateway", "call", "chat."])
+        .env("COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "2");
     command.env("_CLAP_IFS", "\n");
     let done = finish(&mut command, None);
     assert_eq!(done.code, 0, "{}", done.err);
