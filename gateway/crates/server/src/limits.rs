@@ -51,8 +51,10 @@ pub const WS_COPY_BYTES: usize = 4 * 1024;
 pub const WS_FRAGMENT_BYTES: usize = 64 * 1024;
 /// Encoded bytes waiting for the socket; above it the connection reads nothing new from its peer.
 pub const WS_WRITE_HIGH_WATER_BYTES: usize = 256 * 1024;
-/// Fragments of one incoming message.
-pub const WS_MAX_FRAGMENTS_PER_MESSAGE: u32 = 1_024;
+/// Fragments of one incoming message that are shorter than [`WS_SMALL_FRAGMENT_BYTES`].
+pub const WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE: u32 = 1_024;
+/// A fragment below this costs more to handle than its bytes are worth.
+pub const WS_SMALL_FRAGMENT_BYTES: u64 = 64;
 /// Time from the first byte of an incoming message to its last.
 pub const WS_MESSAGE_DEADLINE_MS: u64 = 60_000;
 /// Control frames that a peer may send in one burst.

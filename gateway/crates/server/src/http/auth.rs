@@ -49,11 +49,12 @@ pub(crate) fn caller(ask: &Ask, headers: &HeaderMap, surface: Surface, mode: &st
     Ok((found, caller))
 }
 
-/// The media type of a request with a body that changes something: only JSON, which no form of a foreign page can send.
+/// The media type of a request with a body that changes something: only JSON (or `application/json-rpc`, as some JSON-RPC
+/// clients say), which no form of a foreign page can send.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.split(';').next())
-        .is_some_and(|v| v.trim().eq_ignore_ascii_case("application/json"))
+        .is_some_and(|v| ["application/json", "application/json-rpc"].iter().any(|known| v.trim().eq_ignore_ascii_case(known)))
 }

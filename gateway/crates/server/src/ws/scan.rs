@@ -2,12 +2,12 @@
 //!
 //! It reads only frame headers of the bytes on their way to the library, which stays the one that judges the protocol.
 
-use crate::limits::{WS_CONTROL_BURST, WS_CONTROL_PER_SECOND, WS_MAX_FRAGMENTS_PER_MESSAGE};
+use crate::limits::{WS_CONTROL_BURST, WS_CONTROL_PER_SECOND, WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE, WS_SMALL_FRAGMENT_BYTES};
 
 /// A limit that the peer broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScanFault {
-    /// One message came in too many fragments.
+    /// One message came in too many small fragments.
     Fragments,
     /// Pings, pongs and closes came faster than allowed.
     Controls,
@@ -54,7 +54,7 @@ impl Scanner {
             self.have += 1;
             bytes = &bytes[1..];
             if let Some(payload) = self.header_done() {
-                self.frame(self.header[0], now_ms)?;
+                self.frame(self.header[0], payload, now_ms)?;
                 self.skip = payload;
                 self.have = 0;
             }
@@ -85,14 +85,16 @@ impl Scanner {
         Some(length)
     }
 
-    fn frame(&mut self, first: u8, now_ms: u64) -> Result<(), ScanFault> {
+    fn frame(&mut self, first: u8, payload: u64, now_ms: u64) -> Result<(), ScanFault> {
         let (fin, opcode) = (first & 0x80 != 0, first & 0x0f);
         if opcode >= 8 {
             return self.control(now_ms);
         }
-        self.fragments = if opcode == 0 { self.fragments.saturating_add(1) } else { 1 };
+        // Larger fragments cost no more than their bytes, which the largest message bounds.
+        let small = u32::from(payload < WS_SMALL_FRAGMENT_BYTES);
+        self.fragments = if opcode == 0 { self.fragments.saturating_add(small) } else { small };
         self.open = !fin;
-        if self.fragments > WS_MAX_FRAGMENTS_PER_MESSAGE { Err(ScanFault::Fragments) } else { Ok(()) }
+        if self.fragments > WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE { Err(ScanFault::Fragments) } else { Ok(()) }
     }
 
     fn control(&mut self, now_ms: u64) -> Result<(), ScanFault> {
@@ -148,11 +150,17 @@ mod tests {
     fn too_many_fragments_of_one_message() {
         let mut scan = Scanner::new(0);
         assert!(scan.feed(&frame(0x01, 1), 0).is_ok());
-        for _ in 1..WS_MAX_FRAGMENTS_PER_MESSAGE {
+        for _ in 1..WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE {
             assert!(scan.feed(&frame(0x00, 1), 0).is_ok());
         }
         assert!(!scan.at_boundary());
         assert_eq!(scan.feed(&frame(0x00, 1), 0), Err(ScanFault::Fragments));
+        // fragments that are not small are bounded by the size of the message
+        let mut scan = Scanner::new(0);
+        assert!(scan.feed(&frame(0x01, 1), 0).is_ok());
+        for _ in 0..10_000 {
+            assert!(scan.feed(&frame(0x00, 64), 0).is_ok());
+        }
         // a new message counts from one again
         let mut scan = Scanner::new(0);
         for _ in 0..10_000 {

@@ -1,0 +1,10 @@
+//! The gateway from outside: raw bytes in, raw bytes out.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod handshake;
+mod names;
+mod openai;
+mod sockets;
+mod strict;
+mod support;
+mod surfaces;
