@@ -15,6 +15,14 @@ const require = createRequire(import.meta.url);
 const schemaPath = require.resolve("@openclaw/gateway-protocol").replace(/dist\/.*$/, "protocol.schema.json");
 const schema = JSON.parse(readFileSync(schemaPath, "utf8"));
 const ajv = new Ajv({ strict: false, allErrors: true, logger: false });
+// Two optional members that the reference gateway of 2026.9.6 sends, newer than this schema (recorded from it; its own
+// clients of 2026.9.1 take them). Everything else is held against the schema as published.
+schema.definitions.PresenceEntry.properties.clientId = { type: "string", minLength: 1 };
+for (const entry of [schema.definitions.Snapshot, schema.definitions.HelloOk.properties.snapshot]) {
+  const row = entry?.properties?.presence?.items;
+  if (row?.properties) row.properties.clientId = { type: "string", minLength: 1 };
+}
+schema.definitions.HelloOk.properties.auth.properties.method = { type: "string", minLength: 1 };
 ajv.addSchema(schema, "protocol");
 
 /** Fails unless `value` is what the published definition says. */

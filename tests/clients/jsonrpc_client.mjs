@@ -63,10 +63,13 @@ await check("WebSocket: no challenge; requests side by side", async () => {
 
 await check("WebSocket: events come as notifications after subscribe", async () => {
   const key = `agent:main:rpc-${randomUUID()}`;
+  const { events } = await both.request("rpc.subscribe", { events: ["chat"] });
+  assert.deepEqual(events, ["chat"]);
   await both.request("sessions.create", { key });
   await both.request("sessions.messages.subscribe", { key });
   const { runId } = await both.request("chat.send", { sessionKey: key, message: "by JSON-RPC", idempotencyKey: randomUUID() });
   await until("final", () => notifications.find((n) => n.name === "chat" && n.params.runId === runId && n.params.state === "final"));
+  assert.ok(notifications.every((n) => n.name === "chat"), "an event came that was not asked for");
 });
 
 await check("WebSocket: agent answers once, its acceptance is a notification", async () => {
