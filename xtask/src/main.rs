@@ -18,6 +18,7 @@ cargo xtask COMMAND
   serve [args]        build the gateway and its guests, then run `gateway serve --wasm-dir … args`
   test [--long]       format, clippy, all tests and the clients of others; installs what they need
   guests              build the guests to target/guests/<id>/
+  clients             only the clients of others, against the dev build
   tools               only install what the tests need
   schema [--check]    write the generated pages of docs/, or say which are out of date
   bench [args]        the bench program, as release build
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         "serve" => serve::main(rest),
         "test" => test::main(rest),
         "tools" => test::tools_only(),
+        "clients" => test::clients_only(),
         "guests" => guests::main(),
         "schema" => schema::main(rest),
         "bench" => bench(rest),

@@ -145,6 +145,28 @@ pub fn tools_only() -> Result<()> {
     steps.into_result()
 }
 
+/// `cargo xtask clients`: only the clients of others, against the dev build of the gateway as it is now.
+pub fn clients_only() -> Result<()> {
+    let mut steps = Steps::new("clients");
+    let mut setting = Setting {
+        long: false,
+        vars: Vec::new(),
+    };
+    if let Some((python, node)) = ensure_tools(&mut steps, &mut setting)
+        && guests::build(&mut steps)
+        && steps.check("build gateway", || {
+            sh::run(with_features(
+                sh::cargo().args(["build", "--locked", "-p", "gateway"]),
+            ))
+            .map(|()| String::new())
+        })
+    {
+        clients::run(&mut steps, &python, &node, false);
+    }
+    steps.summary();
+    steps.into_result()
+}
+
 fn count_step(steps: &mut Steps, ok: bool) {
     steps.count.add(if ok {
         Count {
