@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use gateway_config::{LogFormat, LogLevel, LoggingSettings};
-use gateway_core::logs::Redactor;
+use gateway_core::logs::{LogSink, Redactor};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -62,12 +62,10 @@ pub fn start(settings: LoggingSettings, redactor: Redactor) -> io::Result<LogGua
     } else {
         LevelFilter::WARN
     };
+    // A target is matched by its beginning, so this covers every crate of ours.
     let targets = Targets::new()
         .with_default(quiet)
         .with_target("gateway", level);
-    let targets = OUR_TARGETS
-        .iter()
-        .fold(targets, |t, name| t.with_target(*name, level));
     let registry = tracing_subscriber::registry().with(targets);
     match settings.format {
         LogFormat::Text => registry
@@ -92,16 +90,27 @@ pub fn start(settings: LoggingSettings, redactor: Redactor) -> io::Result<LogGua
     })
 }
 
-/// Targets begin with the crate's name; `gateway` itself does not cover `gateway_core`.
-const OUR_TARGETS: &[&str] = &[
-    "gateway_core",
-    "gateway_server",
-    "gateway_store",
-    "gateway_wasm",
-    "gateway_egress",
-    "gateway_config",
-    "gateway_client",
-];
+/// Takes the lines of the tenants' own logs into the process log.
+#[derive(Debug)]
+pub struct TenantLines;
+
+impl LogSink for TenantLines {
+    fn append(&self, line: &str) {
+        // `<ms> <level> <text>`; the process log writes the time itself.
+        let mut parts = line.splitn(3, ' ').skip(1);
+        let (level, text) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        );
+        match level.to_ascii_lowercase().as_str() {
+            "error" => tracing::error!(target: "gateway::tenant", "{text}"),
+            "warn" => tracing::warn!(target: "gateway::tenant", "{text}"),
+            "debug" => tracing::debug!(target: "gateway::tenant", "{text}"),
+            "trace" => tracing::trace!(target: "gateway::tenant", "{text}"),
+            _ => tracing::info!(target: "gateway::tenant", "{text}"),
+        }
+    }
+}
 
 fn write_lines(
     lines: &Receiver<Vec<u8>>,

@@ -48,7 +48,7 @@ pub struct Failure {
     /// What to do.
     pub next: String,
     /// The gateway's error object, if it sent one.
-    pub error: Option<Value>,
+    pub error: Option<Box<Value>>,
 }
 
 impl Failure {
@@ -70,7 +70,7 @@ impl Failure {
             let mut shown =
                 json!({ "message": self.message, "next": self.next, "exitCode": self.exit as u8 });
             if let Some(error) = &self.error {
-                shown["gateway"] = error.clone();
+                shown["gateway"] = (**error).clone();
             }
             writeln!(err, "{}", json!({ "error": shown }))
         } else {
@@ -94,10 +94,12 @@ impl From<ClientError> for Failure {
             ErrorKind::Failed => Exit::Failure,
         };
         let error = match &e {
-            ClientError::Rpc { error, .. } | ClientError::Refused { error, .. } => Some(json!({
-                "code": error.code, "message": error.message, "details": error.details,
-                "retryable": error.retryable, "retryAfterMs": error.retry_after_ms,
-            })),
+            ClientError::Rpc { error, .. } | ClientError::Refused { error, .. } => {
+                Some(Box::new(json!({
+                    "code": error.code, "message": error.message, "details": error.details,
+                    "retryable": error.retryable, "retryAfterMs": error.retry_after_ms,
+                })))
+            }
             _ => None,
         };
         Self {

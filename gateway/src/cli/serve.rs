@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use gateway::{GatewayServer, GatewayServerOptions, HostOptions, ServeError, start_gateway_server};
@@ -149,6 +150,7 @@ async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
     let mut stops = Stops::new()?;
     let mut host = HostOptions::new(place.state_dir.clone(), settings);
     host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
+    host.log_sink = Some(Arc::new(logs::TenantLines));
     let options = GatewayServerOptions::new(host);
     let stop = options.shutdown.clone();
     let server = tokio::select! {
@@ -163,6 +165,7 @@ async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
         version: gateway::VERSION.to_owned(),
     };
     run.write(&place.state_dir)?;
+    tracing::info!(address = %server.local_addr(), version = gateway::VERSION, "listening");
     announce(&server, place)?;
     tokio::select! {
         () = stops.next() => {}
