@@ -108,7 +108,28 @@ pub fn build(steps: &mut Steps) -> bool {
         }
         Ok(notes.join(", "))
     });
-    built.is_some()
+    if built.is_none() {
+        return false;
+    }
+    let Some((telegram, _)) = stale.iter().find(|(guest, _)| guest.id == "telegram") else {
+        return true;
+    };
+    let chaos = steps.run("build the trapping test guest", || {
+        let build_dir = sh::target_dir().join("guests-build");
+        let mut cmd = toolchain.cargo();
+        cmd.current_dir(sh::root().join("guest-plugins"));
+        cmd.args(["build", "--locked", "--release", "--features", "chaos"]);
+        cmd.args(["--target", TARGET, "-p", &telegram.package, "--target-dir"]);
+        cmd.arg(&build_dir);
+        sh::run(&mut cmd)?;
+        place_files(telegram, &build_dir, &test_guests_dir())
+    });
+    chaos.is_some()
+}
+
+/// Where guests are that only tests use: Telegram's with traps at random.
+pub fn test_guests_dir() -> PathBuf {
+    sh::target_dir().join("test-guests")
 }
 
 /// All folders of `guest-plugins/` and `boot-scripts/` with a `plugin.toml`.
@@ -209,6 +230,13 @@ fn collect_files(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
 
 /// Puts the module and its manifest where the gateway looks for them.
 fn place(guest: &Guest, hash: &str, build_dir: &Path) -> Result<String> {
+    let note = place_files(guest, build_dir, &guests_dir())?;
+    // Last, so that a run that was ended before builds again.
+    sh::write_atomic(&stamp_path(guest), hash.as_bytes())?;
+    Ok(note)
+}
+
+fn place_files(guest: &Guest, build_dir: &Path, into: &Path) -> Result<String> {
     let module = build_dir
         .join(TARGET)
         .join("release")
@@ -217,12 +245,10 @@ fn place(guest: &Guest, hash: &str, build_dir: &Path) -> Result<String> {
     if !bytes.starts_with(b"\0asm") {
         return Err(format!("{} is not a wasm module", module.display()));
     }
-    let to = guests_dir().join(&guest.id);
+    let to = into.join(&guest.id);
     sh::write_atomic(&to.join(format!("{}.wasm", guest.id)), &bytes)?;
     let manifest = std::fs::read(guest.dir.join("plugin.toml")).map_err(|e| e.to_string())?;
     sh::write_atomic(&to.join("plugin.toml"), &manifest)?;
-    // Last, so that a run that was ended before builds again.
-    sh::write_atomic(&stamp_path(guest), hash.as_bytes())?;
     Ok(format!("{} {} KiB", guest.id, bytes.len().div_ceil(1024)))
 }
 

@@ -31,6 +31,16 @@ const MAX_TEXT_BYTES: u32 = 4_096;
 
 struct Adapter;
 
+/// Traps one call in forty, by the host's random, in builds for the test of it; called twice a call.
+fn chaos() {
+    #[cfg(feature = "chaos")]
+    if let [high, low] = random::bytes(2)[..]
+        && u16::from_be_bytes([high, low]) % 40 == 0
+    {
+        core::arch::wasm32::unreachable();
+    }
+}
+
 impl Guest for Adapter {
     fn describe() -> Result<Descriptor, Error> {
         Ok(Descriptor {
@@ -47,6 +57,7 @@ impl Guest for Adapter {
     }
 
     fn on_event(events: Vec<Event>) -> Result<Vec<Action>, Error> {
+        chaos();
         let config = configuration()?;
         let mut actions = Vec::new();
         for event in events {
@@ -68,10 +79,12 @@ impl Guest for Adapter {
                 Event::Webhook(request) => actions.push(webhook(&request)?),
             }
         }
+        chaos();
         Ok(actions)
     }
 
     fn send(message: Outbound) -> Result<Receipt, Error> {
+        chaos();
         let config = configuration()?;
         let place = place(&message.conversation)?;
         let reply_to = message.reply_to.as_deref().and_then(|id| id.parse().ok());
@@ -91,6 +104,7 @@ impl Guest for Adapter {
                 Err(cause) => return Err(from_refused(cause)),
             }
         }
+        chaos();
         Ok(Receipt {
             message_ids: ids,
             answer: None,
