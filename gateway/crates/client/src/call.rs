@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::client::{ClientOptions, GatewayClient, RequestOptions};
 use crate::details::{ConnectionSources, UrlSource, build_gateway_connection_details};
 use crate::error::ClientError;
-use crate::limits::REQUEST_TIMEOUT_MS;
+use crate::limits::{MAX_RETRY_MS, MIN_RETRY_MS, REQUEST_TIMEOUT_MS, STARTING_RETRY_MS};
 
 /// A call and where it goes.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub async fn call_gateway(options: CallGatewayOptions) -> Result<Value, ClientEr
 }
 
 /// Connects to the gateway that the sources name. A given address without a credential of its own is refused here,
-/// before anything is sent.
+/// before anything is sent. A gateway that is starting is asked again until the time to connect is over.
 pub async fn connect(
     sources: &ConnectionSources,
     scopes: Vec<String>,
@@ -71,5 +71,31 @@ pub async fn connect(
     options.scopes = scopes;
     options.connect_timeout = options.connect_timeout.min(timeout);
     options.request_timeout = timeout;
-    GatewayClient::connect(options).await
+    // A gateway that is starting says so and when to come again.
+    let deadline = tokio::time::Instant::now() + options.connect_timeout;
+    loop {
+        let refusal = match GatewayClient::connect(options.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(refusal) => refusal,
+        };
+        let Some(wait) = starting(&refusal) else {
+            return Err(refusal);
+        };
+        if tokio::time::Instant::now() + wait >= deadline {
+            return Err(refusal);
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// How long to wait before the next attempt, if the gateway is only starting.
+fn starting(refusal: &ClientError) -> Option<Duration> {
+    match refusal {
+        ClientError::Refused { error, .. } if error.detail_code() == "STARTING" => {
+            let ms = error.retry_after_ms.unwrap_or(STARTING_RETRY_MS);
+            Some(Duration::from_millis(ms.clamp(MIN_RETRY_MS, MAX_RETRY_MS)))
+        }
+        ClientError::Closed { code: 1013, .. } => Some(Duration::from_millis(STARTING_RETRY_MS)),
+        _ => None,
+    }
 }

@@ -18,3 +18,9 @@ pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// Time for the close handshake, in milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 1_000;
+/// Wait before the next attempt when a starting gateway does not say how long, in milliseconds.
+pub const STARTING_RETRY_MS: u64 = 250;
+/// Shortest wait between two attempts, in milliseconds.
+pub const MIN_RETRY_MS: u64 = 50;
+/// Longest wait between two attempts, in milliseconds.
+pub const MAX_RETRY_MS: u64 = 2_000;

@@ -560,3 +560,34 @@ fn an_address_that_would_leak_or_makes_no_sense_is_refused() {
     check("ws://user:hunter@127.0.0.1:1/", "user name");
     check("ws://a b/", "not an address");
 }
+
+#[tokio::test]
+async fn a_starting_gateway_is_asked_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let served = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (mut socket, connect) = challenge(tcp).await;
+        let error = json!({"code":"UNAVAILABLE","message":"gateway starting","details":{"code":"STARTING"},"retryable":true,"retryAfterMs":60});
+        send(
+            &mut socket,
+            json!({"type":"res","id":connect["id"],"ok":false,"error":error}),
+        )
+        .await;
+        close(&mut socket, 1013, "gateway starting").await;
+        let (tcp, _) = listener.accept().await.unwrap();
+        let (mut socket, _) = admit(tcp, 30_000).await;
+        let request = receive(&mut socket).await;
+        send(
+            &mut socket,
+            json!({"type":"res","id":request["id"],"ok":true,"payload":"second"}),
+        )
+        .await;
+        receive(&mut socket).await;
+    });
+    let mut options = CallGatewayOptions::new("x", Value::Null);
+    options.sources.url = Some(format!("ws://127.0.0.1:{port}"));
+    options.sources.credential = Some(Credential::Token("t0k".to_owned()));
+    assert_eq!(call_gateway(options).await.unwrap(), json!("second"));
+    served.await.unwrap();
+}
