@@ -14,8 +14,14 @@ fn main() -> ExitCode {
     let pages = [
         ("protocol.md", gateway_protocol::openrpc::docs_markdown()),
         ("compat.md", gateway_protocol::openrpc::compat_markdown()),
-        ("openrpc.json", pretty(&gateway_protocol::openrpc::document())),
-        ("config.schema.json", pretty(&gateway_config::options_schema())),
+        (
+            "openrpc.json",
+            pretty(&gateway_protocol::openrpc::document()),
+        ),
+        (
+            "config.schema.json",
+            pretty(&gateway_config::options_schema()),
+        ),
     ];
     for (name, text) in pages {
         let path = dir.join(name);

@@ -21,6 +21,9 @@ pub fn main(args: &[String]) -> Result<()> {
         _ => return Err("usage: cargo xtask schema [--check]".to_owned()),
     };
     let mut steps = Steps::new("schema");
+    steps.run("security coverage", || {
+        settle_coverage(check).map(|c| c.line())
+    });
     steps.run("protocol and config pages", || {
         let out = sh::target_dir().join("schema");
         sh::run(
@@ -38,9 +41,6 @@ pub fn main(args: &[String]) -> Result<()> {
                 .arg(&out),
         )?;
         settle(&out, check)
-    });
-    steps.run("security coverage", || {
-        settle_coverage(check).map(|c| c.line())
     });
     steps.summary();
     steps.into_result()
