@@ -35,6 +35,9 @@ pub trait Delivery: Send + Sync + 'static {
     fn streams(&self, kind: &str, account: &str) -> bool;
     /// How long an answer to this account may wait before it is given up, in ms.
     fn ttl_ms(&self, kind: &str, account: &str) -> i64;
+    /// Longest text of one message of this account, in bytes; 0 where there is no limit. Longer answers become several
+    /// messages (see [`split`]).
+    fn max_text_bytes(&self, kind: &str, account: &str) -> usize;
     /// There is something due in the outbox of this account. Must not block.
     fn wake(&self, kind: &str, account: &str);
     /// Whether the webhook request is still open that this hold names. Then the run enqueues the answer as claimed
@@ -75,4 +78,52 @@ pub trait ChannelControl: Send + Sync + 'static {
     fn outbox_list(&self, p: wire::OutboxListParams) -> ControlResult<'_, wire::OutboxListResult>;
     /// `boot.list`.
     fn boot_list(&self) -> ControlResult<'_, BootListResult>;
+}
+
+/// Cuts a text into pieces of at most `max` bytes: at the end of a paragraph, a line or a word where one is in the second
+/// half of the piece, else between two characters. `max` 0 means no limit; the pieces joined are the text.
+#[must_use]
+pub fn split(text: &str, max: usize) -> Vec<&str> {
+    // No character is longer than four bytes, so each piece takes at least one.
+    let max = if max == 0 { usize::MAX } else { max.max(4) };
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > max {
+        let hard = rest.floor_char_boundary(max);
+        let window = &rest[..hard];
+        let soft = ["\n\n", "\n", " "]
+            .iter()
+            .filter_map(|mark| window.rfind(mark).map(|at| at + mark.len()))
+            .find(|at| *at > hard / 2);
+        let (piece, tail) = rest.split_at(soft.unwrap_or(hard));
+        pieces.push(piece);
+        rest = tail;
+    }
+    if !rest.is_empty() || pieces.is_empty() {
+        pieces.push(rest);
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn pieces_keep_every_byte_and_the_limit() {
+        for (text, max, expect) in [
+            ("", 10, vec![""]),
+            ("short", 10, vec!["short"]),
+            ("short", 0, vec!["short"]),
+            ("one two three", 8, vec!["one two ", "three"]),
+            ("a\n\nbb cc", 6, vec!["a\n\nbb ", "cc"]),
+            ("aaaaaaaaaa", 4, vec!["aaaa", "aaaa", "aa"]),
+            ("ééééé", 5, vec!["éé", "éé", "é"]),
+            ("😀😀", 1, vec!["😀", "😀"]),
+        ] {
+            let pieces = split(text, max);
+            assert_eq!(pieces, expect, "{text:?} by {max}");
+            assert_eq!(pieces.concat(), text);
+        }
+    }
 }

@@ -853,3 +853,34 @@ async fn what_was_accepted_is_answered_after_a_crash() {
     );
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_who_waits_for_a_reply_gets_the_code_as_the_reply() {
+    let dir = dir();
+    let rig = Rig::start(dir.path(), r#"dmPolicy: "pairing""#).await;
+    let first = rig
+        .post(json!({"id": "1", "from": "u1", "text": "hi", "hold": true}))
+        .await;
+    let code = rig
+        .tenant()
+        .channels()
+        .unwrap()
+        .pairing_list(Default::default())
+        .await
+        .unwrap()
+        .requests[0]
+        .request_id
+        .clone();
+    assert_eq!(first.status, 200);
+    assert!(
+        String::from_utf8_lossy(&first.body).contains(&code),
+        "{first:?}"
+    );
+    // Who writes again learns nothing new.
+    let second = rig
+        .post(json!({"id": "2", "from": "u1", "text": "hi", "hold": true}))
+        .await;
+    assert_eq!(second.status, 202);
+    assert_eq!(rig.runs_ended(), 0);
+    rig.stop().await;
+}

@@ -267,17 +267,23 @@ fn accept_message(
             }
         }
         Access::OfferPairing => {
-            offer_pairing(
+            // A request that waits for a reply gets the code as its reply.
+            let held = run.reply_to.and_then(|target| target.hold);
+            let told = offer_pairing(
                 w,
                 kind,
                 account,
                 &message,
                 &conversation_json,
                 code,
+                held,
                 now,
-                done,
             )?;
-            done.released.extend(hold);
+            if told {
+                done.pairing_sent = true;
+            } else {
+                done.released.extend(hold);
+            }
             done.denied.push("sender is not paired");
         }
         Access::Deny(why) => {
@@ -296,9 +302,9 @@ fn offer_pairing(
     message: &InboundMessage,
     conversation_json: &str,
     code: String,
+    hold: Option<String>,
     now: i64,
-    done: &mut Done,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let request = NewPairing {
         code,
         kind: kind.to_owned(),
@@ -311,7 +317,7 @@ fn offer_pairing(
     // Only a new request is told: a stranger who writes again learns nothing and costs nothing.
     let PairingRequested::Created(row) = w.request_pairing(&request, PAIRING_PENDING_MAX, now)?
     else {
-        return Ok(());
+        return Ok(false);
     };
     let text = format!(
         "You are not known here yet. Pairing code: {}\nGive it to the owner of this bot. It is valid for {} minutes.",
@@ -328,6 +334,7 @@ fn offer_pairing(
             final_rev: true,
             next_at: now,
             expires_at: now + OUTBOX_TTL_MS,
+            hold,
             ..NewOutbox::default()
         },
         now,
@@ -338,8 +345,7 @@ fn offer_pairing(
         &serde_json::json!({"kind": kind, "account": account}).to_string(),
         now,
     )?;
-    done.pairing_sent = true;
-    Ok(())
+    Ok(true)
 }
 
 /// A code that is easily read out: no 0/O, 1/I/L.

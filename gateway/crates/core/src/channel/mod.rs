@@ -169,6 +169,15 @@ impl Delivery for Channels {
         limits::OUTBOX_TTL_MS
     }
 
+    fn max_text_bytes(&self, kind: &str, account: &str) -> usize {
+        self.account(kind, account)
+            .and_then(|account| account.ready.as_ref())
+            .and_then(|ready| ready.plugin.descriptor())
+            .map_or(0, |descriptor| {
+                usize::try_from(descriptor.max_text_bytes).unwrap_or(usize::MAX)
+            })
+    }
+
     fn wake(&self, kind: &str, account: &str) {
         if let Some((account, tenant)) = self.with(kind, account) {
             account.wake_delivery(&tenant);

@@ -114,6 +114,8 @@ impl Account {
         let target = self.target_of(tenant, &row).await;
         let outcome = self.attempt(&row, target.as_ref()).await;
         let sent = matches!(outcome, SendOutcome::Sent(_));
+        // Each edit of a growing answer is an attempt: those are bounded by the time to live.
+        let is_edit = row.receipt_json.is_some();
         let (id, rev, attempts, expires_at) =
             (row.id, row.desired_rev, row.attempts, row.expires_at);
         let retry_at = match &outcome {
@@ -144,12 +146,15 @@ impl Account {
                         .map_err(|error| StoreError::Io(format!("receipt: {error}")))?;
                         w.record_sent(id, rev, Some(&receipt), now)
                     }
-                    SendOutcome::Retry { why, .. } if attempts >= OUTBOX_ATTEMPTS_MAX => w
-                        .record_failed(
+                    SendOutcome::Retry { why, .. }
+                        if !is_edit && attempts >= OUTBOX_ATTEMPTS_MAX =>
+                    {
+                        w.record_failed(
                             id,
                             &format!("given up after {attempts} attempts: {why}"),
                             now,
-                        ),
+                        )
+                    }
                     SendOutcome::Retry { why, .. } => {
                         w.record_retry(id, retry_at.unwrap_or(expires_at), &why, now)
                     }

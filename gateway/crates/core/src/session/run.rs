@@ -23,7 +23,7 @@ use crate::agent::{
     StopReason, Turn, TurnEnd, TurnError, TurnErrorKind, TurnLimits, TurnMessage, TurnSink,
     TurnStatus,
 };
-use crate::delivery::ReplyTarget;
+use crate::delivery::{ReplyTarget, split};
 use crate::limits::{
     REPLY_REVISION_INTERVAL_MS, RUN_ATTEMPTS_MAX, RUN_HISTORY_MESSAGES, RUN_TEXT_MAX_BYTES,
 };
@@ -596,17 +596,21 @@ async fn record(
             .get(&cell.key)
             .and_then(|a| a.queue.front().cloned())
     };
-    let ttl = match (tenant.delivery(), &cell.reply_to) {
-        (Some(delivery), Some(to)) => delivery.ttl_ms(&to.kind, &to.account),
-        _ => 24 * 3_600_000,
-    };
     let next_id = next.as_ref().map(|n| n.run_id.clone());
-    let held = match (tenant.delivery(), &cell.reply_to) {
-        (Some(delivery), Some(to)) => to
-            .hold
-            .as_deref()
-            .is_some_and(|hold| delivery.holds(&to.kind, &to.account, hold)),
-        _ => false,
+    let terms = match (tenant.delivery(), &cell.reply_to) {
+        (Some(delivery), Some(to)) => Terms {
+            held: to
+                .hold
+                .as_deref()
+                .is_some_and(|hold| delivery.holds(&to.kind, &to.account, hold)),
+            ttl_ms: delivery.ttl_ms(&to.kind, &to.account),
+            max_text_bytes: delivery.max_text_bytes(&to.kind, &to.account),
+        },
+        _ => Terms {
+            held: false,
+            ttl_ms: 24 * 3_600_000,
+            max_text_bytes: 0,
+        },
     };
     let recorded = tenant
         .db()
@@ -618,8 +622,7 @@ async fn record(
                 &provider,
                 &ids,
                 next_id.as_deref(),
-                held,
-                ttl,
+                terms,
                 now,
             )
         })
@@ -638,8 +641,7 @@ fn record_rows(
     provider: &str,
     ids: &[String],
     next: Option<&str>,
-    held: bool,
-    ttl_ms: i64,
+    terms: Terms,
     now: i64,
 ) -> Result<Recorded, StoreError> {
     let session = w
@@ -682,7 +684,7 @@ fn record_rows(
         now,
     )?;
     let answer = match &cell.reply_to {
-        Some(to) => answer_rows(w, cell, ended, to, held, ttl_ms, now)?,
+        Some(to) => answer_rows(w, cell, ended, to, terms, now)?,
         None => Answer::None,
     };
     if let Some(next) = next {
@@ -735,56 +737,71 @@ fn message_meta(message: &TurnMessage, ended: &Ended, provider: &str, final_one:
     meta.to_string()
 }
 
-/// The outbox row of the answer. One row per run: it was perhaps begun while the answer grew.
+/// What the channel says about the delivery of an answer.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// The one who asked still waits for it.
+    held: bool,
+    ttl_ms: i64,
+    /// 0: no limit.
+    max_text_bytes: usize,
+}
+
+/// The outbox rows of the answer: one, perhaps begun while the answer grew, and more where it is too long for one message.
 fn answer_rows(
     w: &mut Write<'_>,
     cell: &RunCell,
     ended: &Ended,
     to: &ReplyTarget,
-    held: bool,
-    ttl_ms: i64,
+    terms: Terms,
     now: i64,
 ) -> Result<Answer, StoreError> {
     let text = answer_text(ended);
     let begun = w.find_outbox(&cell.run_id, 0)?;
-    match begun {
-        Some(row) if row.final_rev => Ok(Answer::None),
-        Some(row) => {
-            let text = if text.is_empty() {
-                row.text.clone()
-            } else {
-                text
-            };
-            w.revise_outbox(row.id, &text, true, now)?;
-            Ok(Answer::Queued)
+    let text = match &begun {
+        Some(row) if row.final_rev => return Ok(Answer::None),
+        Some(row) if text.is_empty() => row.text.clone(),
+        None if text.is_empty() && to.hold.is_none() => return Ok(Answer::None),
+        _ => text,
+    };
+    // A held request has one answer, whatever its length.
+    let max = if to.hold.is_some() {
+        0
+    } else {
+        terms.max_text_bytes
+    };
+    let pieces = split(&text, max);
+    let mut claimed = None;
+    for (part, piece) in (0..).zip(pieces) {
+        if let (0, Some(row)) = (part, &begun) {
+            w.revise_outbox(row.id, piece, true, now)?;
+            continue;
         }
-        None if text.is_empty() && to.hold.is_none() => Ok(Answer::None),
-        None => {
-            let row = NewOutbox {
-                kind: to.kind.clone(),
-                account: to.account.clone(),
-                conversation_json: to.conversation_json.clone(),
-                run_id: cell.run_id.clone(),
-                part: 0,
-                text,
-                final_rev: true,
-                next_at: now,
-                expires_at: now.saturating_add(ttl_ms),
-                hold: to.hold.clone(),
-            };
-            if !held {
-                w.enqueue_outbox(&row, now)?;
-                return Ok(Answer::Queued);
-            }
+        let row = NewOutbox {
+            kind: to.kind.clone(),
+            account: to.account.clone(),
+            conversation_json: to.conversation_json.clone(),
+            run_id: cell.run_id.clone(),
+            part,
+            text: piece.to_owned(),
+            final_rev: true,
+            next_at: now,
+            expires_at: now.saturating_add(terms.ttl_ms),
+            hold: to.hold.clone(),
+        };
+        if terms.held {
             // Claimed at once: the one who asked waits, and the claim costs no commit of its own.
-            let claimed = w.enqueue_outbox_claimed(&row, now)?;
-            Ok(if claimed.duplicate {
-                Answer::None
-            } else {
-                Answer::Claimed(Box::new(claimed.row))
-            })
+            let row = w.enqueue_outbox_claimed(&row, now)?;
+            claimed = (!row.duplicate).then(|| Box::new(row.row));
+        } else {
+            w.enqueue_outbox(&row, now)?;
         }
     }
+    Ok(match (claimed, terms.held) {
+        (Some(row), _) => Answer::Claimed(row),
+        (None, true) => Answer::None,
+        (None, false) => Answer::Queued,
+    })
 }
 
 /// What a person on a channel reads: the answer, and a failure that is not hidden.
@@ -849,6 +866,11 @@ impl<'a> Sink<'a> {
         let expires_at = now.saturating_add(delivery.ttl_ms(&to.kind, &to.account));
         let run_id = self.cell.run_id.clone();
         let (kind, account) = (to.kind.clone(), to.account.clone());
+        // The first message grows; what does not fit into it comes with the end.
+        let max = delivery.max_text_bytes(&kind, &account);
+        let text = split(&text, max)
+            .first()
+            .map_or_else(String::new, |piece| (*piece).to_owned());
         self.tenant
             .db()
             .write(move |w| {
