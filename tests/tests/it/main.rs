@@ -1,0 +1,5 @@
+//! Integration suites against the real binary, as one program.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod page;
+mod tenants;

@@ -1,0 +1,1 @@
+//! Two tenants in one gateway, both at once: nothing of one reaches the other.
