@@ -24,7 +24,10 @@ use crate::{
     budget::Permit,
     guard::Socket,
     http,
-    limits::{ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, MAX_REQUESTS_PER_CONNECTION, TLS_HANDSHAKES_AT_ONCE, TLS_HANDSHAKE_TIMEOUT_MS},
+    limits::{
+        ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, MAX_REQUESTS_PER_CONNECTION, TLS_HANDSHAKE_TIMEOUT_MS,
+        TLS_HANDSHAKES_AT_ONCE,
+    },
     stream::{HeadGuard, Stream},
     ws::upgrade::Upgrade,
 };
@@ -96,12 +99,27 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Tls
 
 /// The error says something about one peer, not about our means.
 fn of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
 }
 
 // Both phases are boxed, so that the task keeps only the one that it is in.
-async fn connection(app: Arc<App>, stream: TcpStream, peer: SocketAddr, permit: Permit, tls: Option<TlsAcceptor>, handshakes: Arc<Semaphore>) {
-    let Ok(local) = stream.local_addr() else { return };
+async fn connection(
+    app: Arc<App>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: Permit,
+    tls: Option<TlsAcceptor>,
+    handshakes: Arc<Semaphore>,
+) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
     let stream = match tls {
         None => Stream::Plain(stream),
         Some(acceptor) => {
@@ -109,14 +127,24 @@ async fn connection(app: Arc<App>, stream: TcpStream, peer: SocketAddr, permit: 
                 let _place = handshakes.acquire().await.ok()?;
                 acceptor.accept(stream).await.ok()
             };
-            match Box::pin(tokio::time::timeout(Duration::from_millis(TLS_HANDSHAKE_TIMEOUT_MS), handshake)).await {
+            match Box::pin(tokio::time::timeout(
+                Duration::from_millis(TLS_HANDSHAKE_TIMEOUT_MS),
+                handshake,
+            ))
+            .await
+            {
                 Ok(Some(stream)) => Stream::Tls(Box::new(stream)),
                 _ => return,
             }
         }
     };
     let tls = matches!(stream, Stream::Tls(_));
-    let wire = Arc::new(Wire { socket: Socket { local, peer, tls }, permit: Mutex::new(Some(permit)), requests: AtomicU32::new(0), upgrade: Mutex::new(None) });
+    let wire = Arc::new(Wire {
+        socket: Socket { local, peer, tls },
+        permit: Mutex::new(Some(permit)),
+        requests: AtomicU32::new(0),
+        upgrade: Mutex::new(None),
+    });
     Box::pin(serve_http(&app, stream, wire.clone())).await;
     let (upgrade, permit) = (wire.upgrade.lock().take(), wire.permit.lock().take());
     drop(wire);

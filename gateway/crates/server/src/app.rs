@@ -1,9 +1,6 @@
 //! What all connections of a listener share.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use axum::Router;
 use gateway_core::host::Host;

@@ -51,7 +51,13 @@ pub(crate) struct Permit {
 impl Budget {
     /// `total` connections, `preauth` of them unauthenticated, `per_address` of those from one address.
     pub(crate) fn new(total: usize, preauth: usize, per_address: u32) -> Arc<Self> {
-        Arc::new(Self { total, preauth: preauth.min(total), per_address, used: AtomicUsize::new(0), waiting: Mutex::default() })
+        Arc::new(Self {
+            total,
+            preauth: preauth.min(total),
+            per_address,
+            used: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+        })
     }
 
     /// Takes a place for a connection from `peer`, or says why not. Never waits.
@@ -61,15 +67,28 @@ impl Budget {
         if waiting.all >= self.preauth {
             return Err(Full::Preauth);
         }
-        if waiting.by_address.get(&address).is_some_and(|n| *n >= self.per_address) {
+        if waiting
+            .by_address
+            .get(&address)
+            .is_some_and(|n| *n >= self.per_address)
+        {
             return Err(Full::Address);
         }
-        if self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.total).then_some(n + 1)).is_err() {
+        if self
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < self.total).then_some(n + 1)
+            })
+            .is_err()
+        {
             return Err(Full::Total);
         }
         waiting.all += 1;
         *waiting.by_address.entry(address).or_insert(0) += 1;
-        Ok(Permit { budget: self.clone(), address: Some(address) })
+        Ok(Permit {
+            budget: self.clone(),
+            address: Some(address),
+        })
     }
 
     /// Connections held now.
@@ -135,12 +154,19 @@ pub(crate) struct Held {
 
 impl Bytes {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
     }
 
     /// Takes `n` bytes; `false` if they are not there.
     pub(crate) fn take(&self, n: usize) -> bool {
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |u| u.checked_add(n).filter(|u| *u <= self.limit)).is_ok()
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |u| {
+                u.checked_add(n).filter(|u| *u <= self.limit)
+            })
+            .is_ok()
     }
 
     /// Gives `n` bytes back.
@@ -149,7 +175,10 @@ impl Bytes {
     }
 
     pub(crate) fn hold(self: &Arc<Self>) -> Held {
-        Held { from: self.clone(), bytes: 0 }
+        Held {
+            from: self.clone(),
+            bytes: 0,
+        }
     }
 }
 
@@ -190,7 +219,10 @@ mod tests {
         let fourth = budget.take(ip(1)).unwrap();
         assert_eq!(budget.take(ip(1)).unwrap_err(), Full::Address);
         drop((a, fourth));
-        assert_eq!((budget.used(), budget.waiting.lock().by_address.len()), (0, 0));
+        assert_eq!(
+            (budget.used(), budget.waiting.lock().by_address.len()),
+            (0, 0)
+        );
     }
 
     /// Covers: R1.
@@ -213,10 +245,18 @@ mod tests {
     fn one_ipv6_network_is_one_address() {
         let budget = Budget::new(10, 10, 1);
         let _p = budget.take("2001:db8::1".parse().unwrap()).unwrap();
-        assert_eq!(budget.take("2001:db8::ffff".parse().unwrap()).unwrap_err(), Full::Address);
+        assert_eq!(
+            budget.take("2001:db8::ffff".parse().unwrap()).unwrap_err(),
+            Full::Address
+        );
         assert!(budget.take("2001:db8:0:1::1".parse().unwrap()).is_ok());
         let _q = budget.take(ip(1)).unwrap();
-        assert_eq!(budget.take("::ffff:192.0.2.1".parse().unwrap()).unwrap_err(), Full::Address);
+        assert_eq!(
+            budget
+                .take("::ffff:192.0.2.1".parse().unwrap())
+                .unwrap_err(),
+            Full::Address
+        );
     }
 
     /// Covers: N7.

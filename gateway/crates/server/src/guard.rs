@@ -83,10 +83,22 @@ impl Names {
         let literal = name.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
         let local = socket.local.ip().to_canonical();
         let loopback_name = name == "localhost" || literal.is_some_and(|ip| ip.is_loopback());
-        let own = if loopback_name { socket.loopback() } else { literal == Some(local) };
+        let own = if loopback_name {
+            socket.loopback()
+        } else {
+            literal == Some(local)
+        };
         if own {
             let standard = if socket.tls { 443 } else { 80 };
-            return if port.unwrap_or(standard) == socket.local.port() { Ok(HostName { name, own, tenant: None }) } else { Err(Refused::UnknownHost) };
+            return if port.unwrap_or(standard) == socket.local.port() {
+                Ok(HostName {
+                    name,
+                    own,
+                    tenant: None,
+                })
+            } else {
+                Err(Refused::UnknownHost)
+            };
         }
         // Configured names are usually reached through a front on the standard ports, which Host then leaves out or names.
         let port_ok = port.is_none_or(|p| p == socket.local.port() || p == 443 || p == 80);
@@ -94,22 +106,47 @@ impl Names {
             return Err(Refused::UnknownHost);
         }
         if let Some(slug) = self.tenants.get(&name) {
-            return Ok(HostName { tenant: Some(slug), name, own });
+            return Ok(HostName {
+                tenant: Some(slug),
+                name,
+                own,
+            });
         }
-        if self.hosts.contains(&name) { Ok(HostName { name, own, tenant: None }) } else { Err(Refused::UnknownHost) }
+        if self.hosts.contains(&name) {
+            Ok(HostName {
+                name,
+                own,
+                tenant: None,
+            })
+        } else {
+            Err(Refused::UnknownHost)
+        }
     }
 
     /// Judges the value of an Origin header of a request for `host` (whose raw value was `raw_host`).
-    pub(crate) fn origin(&self, origin: &str, host: &HostName<'_>, raw_host: &str, socket: &Socket) -> Result<(), Refused> {
+    pub(crate) fn origin(
+        &self,
+        origin: &str,
+        host: &HostName<'_>,
+        raw_host: &str,
+        socket: &Socket,
+    ) -> Result<(), Refused> {
         let scheme = if socket.tls { "https://" } else { "http://" };
-        if host.own && origin.strip_prefix(scheme).is_some_and(|o| o == raw_host && !o.bytes().any(|b| b.is_ascii_uppercase())) {
+        if host.own
+            && origin
+                .strip_prefix(scheme)
+                .is_some_and(|o| o == raw_host && !o.bytes().any(|b| b.is_ascii_uppercase()))
+        {
             return Ok(());
         }
         if !self.origins.contains(origin) {
             return Err(Refused::Origin);
         }
         // A listed origin that belongs to one tenant opens no door to another.
-        let owner = origin.split_once("://").and_then(|(_, rest)| split(rest)).and_then(|(name, _)| self.tenants.get(name));
+        let owner = origin
+            .split_once("://")
+            .and_then(|(_, rest)| split(rest))
+            .and_then(|(name, _)| self.tenants.get(name));
         match (owner, host.tenant) {
             (Some(owner), Some(target)) if owner != target => Err(Refused::Origin),
             _ => Ok(()),
@@ -122,7 +159,14 @@ fn split(raw: &str) -> Option<(&str, Option<u16>)> {
     let (name, port) = if let Some(rest) = raw.strip_prefix('[') {
         let (v6, rest) = rest.split_once(']')?;
         v6.parse::<std::net::Ipv6Addr>().ok()?;
-        (v6, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        (
+            v6,
+            if rest.is_empty() {
+                None
+            } else {
+                Some(rest.strip_prefix(':')?)
+            },
+        )
     } else {
         match raw.split_once(':') {
             Some((name, port)) => (name, Some(port)),
@@ -131,10 +175,17 @@ fn split(raw: &str) -> Option<(&str, Option<u16>)> {
     };
     let port = match port {
         None => None,
-        Some(p) if p.is_empty() || p.len() > 5 || !p.bytes().all(|b| b.is_ascii_digit()) => return None,
+        Some(p) if p.is_empty() || p.len() > 5 || !p.bytes().all(|b| b.is_ascii_digit()) => {
+            return None;
+        }
         Some(p) => Some(p.parse().ok()?),
     };
-    let label_ok = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let label_ok = |l: &str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && l.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
     let v6 = raw.starts_with('[');
     let name_ok = v6 || (name.len() <= 253 && name.split('.').all(label_ok));
     // Odd spellings of an address (one number, octal, hex) are names to us and match nothing.
@@ -149,13 +200,28 @@ mod tests {
     fn names() -> Names {
         Names {
             hosts: ["gw.example".to_owned()].into(),
-            tenants: [("acme.example".to_owned(), "acme".to_owned()), ("beta.example".to_owned(), "beta".to_owned())].into(),
-            origins: ["https://gw.example", "https://acme.example", "https://beta.example", "http://tool.example:8080"].map(str::to_owned).into(),
+            tenants: [
+                ("acme.example".to_owned(), "acme".to_owned()),
+                ("beta.example".to_owned(), "beta".to_owned()),
+            ]
+            .into(),
+            origins: [
+                "https://gw.example",
+                "https://acme.example",
+                "https://beta.example",
+                "http://tool.example:8080",
+            ]
+            .map(str::to_owned)
+            .into(),
         }
     }
 
     fn socket(local: &str, peer: &str) -> Socket {
-        Socket { local: local.parse().unwrap(), peer: peer.parse().unwrap(), tls: false }
+        Socket {
+            local: local.parse().unwrap(),
+            peer: peer.parse().unwrap(),
+            tls: false,
+        }
     }
 
     /// Covers: B6.
@@ -207,9 +273,17 @@ mod tests {
             (&lan, "acme.example", Ok(false)),
         ];
         for (socket, raw, want) in table {
-            assert_eq!(names.host(raw, socket).map(|h| h.own), *want, "{raw} on {}", socket.local);
+            assert_eq!(
+                names.host(raw, socket).map(|h| h.own),
+                *want,
+                "{raw} on {}",
+                socket.local
+            );
         }
-        assert_eq!(names.host("acme.example", &lan).unwrap().tenant, Some("acme"));
+        assert_eq!(
+            names.host("acme.example", &lan).unwrap().tenant,
+            Some("acme")
+        );
     }
 
     /// Covers: B3.
@@ -221,7 +295,11 @@ mod tests {
             let h = names.host(host, &here).unwrap();
             names.origin(origin, &h, host, &here).is_ok()
         };
-        let ok = ["http://localhost:18789", "https://gw.example", "http://tool.example:8080"];
+        let ok = [
+            "http://localhost:18789",
+            "https://gw.example",
+            "http://tool.example:8080",
+        ];
         for origin in ok {
             assert!(judge("localhost:18789", origin), "{origin}");
         }

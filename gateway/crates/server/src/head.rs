@@ -60,7 +60,11 @@ pub(crate) fn find_end(bytes: &[u8], seen: &mut usize) -> HeadEnd {
                     return HeadEnd::Fault(bad("line ends without CR"));
                 }
                 if at >= 3 && bytes[at - 3] == b'\r' && bytes[at - 2] == b'\n' {
-                    return if at < MAX_HEAD_BYTES { HeadEnd::At(at + 1) } else { HeadEnd::Fault(TOO_LARGE) };
+                    return if at < MAX_HEAD_BYTES {
+                        HeadEnd::At(at + 1)
+                    } else {
+                        HeadEnd::Fault(TOO_LARGE)
+                    };
                 }
             }
             b'\r' => match bytes.get(at + 1) {
@@ -74,15 +78,26 @@ pub(crate) fn find_end(bytes: &[u8], seen: &mut usize) -> HeadEnd {
         at += 1;
     }
     *seen = at;
-    if bytes.len() >= MAX_HEAD_BYTES { HeadEnd::Fault(TOO_LARGE) } else { HeadEnd::More }
+    if bytes.len() >= MAX_HEAD_BYTES {
+        HeadEnd::Fault(TOO_LARGE)
+    } else {
+        HeadEnd::More
+    }
 }
 
-const TOO_LARGE: HeadFault = HeadFault { status: 431, why: "request head too large" };
+const TOO_LARGE: HeadFault = HeadFault {
+    status: 431,
+    why: "request head too large",
+};
 
 /// Judges a whole head, `CRLF CRLF` included.
 pub(crate) fn inspect(head: &[u8]) -> Result<Head, HeadFault> {
-    let text = head.strip_suffix(b"\r\n\r\n").ok_or(bad("head without end"))?;
-    let mut lines = text.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    let text = head
+        .strip_suffix(b"\r\n\r\n")
+        .ok_or(bad("head without end"))?;
+    let mut lines = text
+        .split(|b| *b == b'\n')
+        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
     let (method, target) = request_line(lines.next().unwrap_or_default())?;
 
     let (mut host, mut length, mut coding, mut upgrade) = (None, None, None, false);
@@ -90,7 +105,10 @@ pub(crate) fn inspect(head: &[u8]) -> Result<Head, HeadFault> {
     for line in lines {
         count += 1;
         if count > MAX_HEADER_LINES {
-            return Err(HeadFault { status: 431, why: "too many header lines" });
+            return Err(HeadFault {
+                status: 431,
+                why: "too many header lines",
+            });
         }
         let (name, value) = header_line(line)?;
         if name.eq_ignore_ascii_case(b"host") {
@@ -132,12 +150,17 @@ pub(crate) fn inspect(head: &[u8]) -> Result<Head, HeadFault> {
     if body != BodyKind::None && (bodyless || upgrade) {
         return Err(bad("this request must not have a body"));
     }
-    Ok(Head { body, upgrade: upgrade && bodyless })
+    Ok(Head {
+        body,
+        upgrade: upgrade && bodyless,
+    })
 }
 
 fn request_line(line: &[u8]) -> Result<(&[u8], &[u8]), HeadFault> {
     let mut parts = line.split(|b| *b == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(bad("malformed request line"));
     };
     if method.is_empty() || method.len() > 16 || !method.iter().all(u8::is_ascii_uppercase) {
@@ -145,10 +168,20 @@ fn request_line(line: &[u8]) -> Result<(&[u8], &[u8]), HeadFault> {
     }
     if version != b"HTTP/1.1" {
         let known = version.starts_with(b"HTTP/");
-        return Err(if known { HeadFault { status: 505, why: "only HTTP/1.1 is served" } } else { bad("malformed version") });
+        return Err(if known {
+            HeadFault {
+                status: 505,
+                why: "only HTTP/1.1 is served",
+            }
+        } else {
+            bad("malformed version")
+        });
     }
     if target.len() > MAX_TARGET_BYTES {
-        return Err(HeadFault { status: 414, why: "request target too long" });
+        return Err(HeadFault {
+            status: 414,
+            why: "request target too long",
+        });
     }
     if !target.iter().all(u8::is_ascii_graphic) || target.contains(&b'#') {
         return Err(bad("malformed request target"));
@@ -160,13 +193,19 @@ fn header_line(line: &[u8]) -> Result<(&[u8], &[u8]), HeadFault> {
     if line.first().is_some_and(|b| matches!(b, b' ' | b'\t')) {
         return Err(bad("folded header line"));
     }
-    let colon = line.iter().position(|b| *b == b':').ok_or(bad("header line without colon"))?;
+    let colon = line
+        .iter()
+        .position(|b| *b == b':')
+        .ok_or(bad("header line without colon"))?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
         return Err(bad("malformed header name"));
     }
     let value = value.trim_ascii();
-    if value.iter().any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f) {
+    if value
+        .iter()
+        .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
+    {
         return Err(bad("control character in a header value"));
     }
     Ok((name, value))
@@ -184,17 +223,38 @@ fn content_length(value: &[u8]) -> Result<u64, HeadFault> {
 }
 
 fn host_syntax(host: &[u8]) -> Result<(), HeadFault> {
-    let ok = !host.is_empty() && host.len() <= 261 && host.iter().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(b));
-    if ok { Ok(()) } else { Err(bad("malformed Host")) }
+    let ok = !host.is_empty()
+        && host.len() <= 261
+        && host
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(b));
+    if ok {
+        Ok(())
+    } else {
+        Err(bad("malformed Host"))
+    }
 }
 
 fn target_form(target: &[u8], host: &[u8]) -> Result<(), HeadFault> {
     if target.first() == Some(&b'/') {
         return Ok(());
     }
-    let rest = target.strip_prefix(b"http://").or_else(|| target.strip_prefix(b"https://")).ok_or(bad("request target is not a path"))?;
-    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
-    if rest[..end].eq_ignore_ascii_case(host) { Ok(()) } else { Err(HeadFault { status: 421, why: "target and Host differ" }) }
+    let rest = target
+        .strip_prefix(b"http://")
+        .or_else(|| target.strip_prefix(b"https://"))
+        .ok_or(bad("request target is not a path"))?;
+    let end = rest
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?'))
+        .unwrap_or(rest.len());
+    if rest[..end].eq_ignore_ascii_case(host) {
+        Ok(())
+    } else {
+        Err(HeadFault {
+            status: 421,
+            why: "target and Host differ",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -214,13 +274,37 @@ mod tests {
     #[test]
     fn accepts_the_plain_forms() {
         let get = check("GET /a?b=c HTTP/1.1\r\nHost: x:1\r\n\r\n");
-        assert_eq!(get, Ok(Head { body: BodyKind::None, upgrade: false }));
+        assert_eq!(
+            get,
+            Ok(Head {
+                body: BodyKind::None,
+                upgrade: false
+            })
+        );
         let post = check("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 12\r\n\r\n");
-        assert_eq!(post, Ok(Head { body: BodyKind::Length(12), upgrade: false }));
+        assert_eq!(
+            post,
+            Ok(Head {
+                body: BodyKind::Length(12),
+                upgrade: false
+            })
+        );
         let chunked = check("POST / HTTP/1.1\r\nhost: x\r\nTransfer-Encoding: Chunked\r\n\r\n");
-        assert_eq!(chunked, Ok(Head { body: BodyKind::Chunked, upgrade: false }));
+        assert_eq!(
+            chunked,
+            Ok(Head {
+                body: BodyKind::Chunked,
+                upgrade: false
+            })
+        );
         let ws = check("GET / HTTP/1.1\r\nhost: x\r\nUpgrade: websocket\r\n\r\n");
-        assert_eq!(ws, Ok(Head { body: BodyKind::None, upgrade: true }));
+        assert_eq!(
+            ws,
+            Ok(Head {
+                body: BodyKind::None,
+                upgrade: true
+            })
+        );
         assert!(check("GET http://x:9/ok HTTP/1.1\r\nHost: X:9\r\n\r\n").is_ok());
     }
 
@@ -228,25 +312,70 @@ mod tests {
     #[test]
     fn refuses_each_ambiguous_spelling() {
         let many: String = (0..65).map(|i| format!("x-{i}: a\r\n")).collect();
-        let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(MAX_HEAD_BYTES));
+        let long = format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+            "a".repeat(MAX_HEAD_BYTES)
+        );
         let table: &[(&str, u16)] = &[
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 1\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n", 400),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0x5\r\n\r\n",
+                400,
+            ),
             ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-            ("POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 505),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                400,
+            ),
+            (
+                "POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+                505,
+            ),
             ("GET / HTTP/1.0\r\n\r\n", 505),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-            ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\n", 400),
+            (
+                "POST / HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\n",
+                400,
+            ),
             ("GET / HTTP/1.1\r\nHost: x\r\nX-A: a\r\n b\r\n\r\n", 400),
             ("GET / HTTP/1.1\nHost: x\n\n", 400),
             ("GET / HTTP/1.1\r\nHost: x\nX: y\r\n\r\n", 400),
@@ -267,14 +396,28 @@ mod tests {
             ("get / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
             ("\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
             ("\x16\x03\x01\x02\x00", 400),
-            ("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: a\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400),
-            ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 400),
+            (
+                "GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\nOrigin: a\r\n\r\n",
+                400,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n",
+                400,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+                400,
+            ),
             (&format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"), 431),
             (&long, 431),
         ];
         for (head, status) in table {
-            assert_eq!(check(head).map(|_| ()), Err(*status), "{:?}", &head[..head.len().min(90)]);
+            assert_eq!(
+                check(head).map(|_| ()),
+                Err(*status),
+                "{:?}",
+                &head[..head.len().min(90)]
+            );
         }
     }
 

@@ -15,4 +15,6 @@ mod server;
 mod stream;
 mod ws;
 
-pub use server::{GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server};
+pub use server::{
+    GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
+};

@@ -44,7 +44,13 @@ pub(crate) fn encode(id: &str, result: Result<Bytes, RpcError>) -> Vec<u8> {
 
 /// Refuses a call before any work.
 pub(crate) fn overloaded(item: &Item<'_>) -> Started {
-    let error = || RpcError::new(DetailCode::Overloaded, "too many calls at once on this connection").retry_after_ms(100);
+    let error = || {
+        RpcError::new(
+            DetailCode::Overloaded,
+            "too many calls at once on this connection",
+        )
+        .retry_after_ms(100)
+    };
     match item {
         Item::Call { id, .. } => Started::Done(encode(id.get(), Err(error()))),
         Item::Notification { .. } => Started::Nothing,
@@ -66,13 +72,21 @@ pub(crate) fn start(app: &App, cx: Cx, item: &Item<'_>) -> Started {
     match (dispatched, id) {
         (Dispatched::Ready(_), None) => Started::Nothing,
         (Dispatched::Ready(result), Some(id)) => Started::Done(encode(id, result)),
-        (Dispatched::Pending(future), Some(id)) => Started::Running(Running { id: Some(id.into()), waits: app.waits.contains(&**method), future }),
+        (Dispatched::Pending(future), Some(id)) => Started::Running(Running {
+            id: Some(id.into()),
+            waits: app.waits.contains(&**method),
+            future,
+        }),
         (Dispatched::Pending(future), None) => {
             let future = Box::pin(async move {
                 let _ = future.await;
                 Ok(Bytes::new())
             });
-            Started::Running(Running { id: None, waits: app.waits.contains(&**method), future })
+            Started::Running(Running {
+                id: None,
+                waits: app.waits.contains(&**method),
+                future,
+            })
         }
     }
 }
@@ -80,10 +94,21 @@ pub(crate) fn start(app: &App, cx: Cx, item: &Item<'_>) -> Started {
 /// Joins the entries of a batch into one answer, in the order of the entries.
 pub(crate) fn batch(entries: Vec<Started>) -> Started {
     if entries.iter().all(|e| !matches!(e, Started::Running(_))) {
-        let answers: Vec<Vec<u8>> = entries.into_iter().filter_map(|e| if let Started::Done(a) = e { Some(a) } else { None }).collect();
+        let answers: Vec<Vec<u8>> = entries
+            .into_iter()
+            .filter_map(|e| {
+                if let Started::Done(a) = e {
+                    Some(a)
+                } else {
+                    None
+                }
+            })
+            .collect();
         return jsonrpc::encode_batch(&answers).map_or(Started::Nothing, Started::Done);
     }
-    let waits = entries.iter().all(|e| matches!(e, Started::Running(r) if r.waits) || !matches!(e, Started::Running(_)));
+    let waits = entries
+        .iter()
+        .all(|e| matches!(e, Started::Running(r) if r.waits) || !matches!(e, Started::Running(_)));
     let future = Box::pin(async move {
         let answers: Vec<Vec<u8>> = futures_util::stream::iter(entries)
             .map(|entry| async move {
@@ -102,5 +127,9 @@ pub(crate) fn batch(entries: Vec<Started>) -> Started {
             .await;
         Ok(jsonrpc::encode_batch(&answers).map_or_else(Bytes::new, Bytes::from))
     });
-    Started::Running(Running { id: None, waits, future })
+    Started::Running(Running {
+        id: None,
+        waits,
+        future,
+    })
 }

@@ -49,7 +49,8 @@ impl Default for ServerLimits {
         Self {
             max_connections: limits::MAX_CONNECTIONS,
             preauth_total: limits::MAX_PREAUTH_CONNECTIONS,
-            preauth_per_address: u32::try_from(gateway_protocol::limits::PREAUTH_PER_IP).unwrap_or(32),
+            preauth_per_address: u32::try_from(gateway_protocol::limits::PREAUTH_PER_IP)
+                .unwrap_or(32),
             handshake_timeout_ms: gateway_protocol::limits::HANDSHAKE_TIMEOUT_MS,
             header_read_timeout_ms: limits::HEADER_READ_TIMEOUT_MS,
             body_deadline_ms: limits::BODY_DEADLINE_MS,
@@ -166,7 +167,10 @@ impl GatewayServer {
             _ => ip,
         };
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}/", SocketAddr::new(ip, self.local_addr.port()))
+        format!(
+            "{scheme}://{}/",
+            SocketAddr::new(ip, self.local_addr.port())
+        )
     }
 
     /// The core.
@@ -199,10 +203,15 @@ impl Drop for GatewayServer {
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn start_gateway_server(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
+pub async fn start_gateway_server(
+    options: GatewayServerOptions,
+) -> Result<GatewayServer, ServeError> {
     match options.runtime.clone() {
         None => start(options).await,
-        Some(runtime) => runtime.spawn(start(options)).await.map_err(|_| ServeError::Runtime)?,
+        Some(runtime) => runtime
+            .spawn(start(options))
+            .await
+            .map_err(|_| ServeError::Runtime)?,
     }
 }
 
@@ -211,14 +220,29 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let gateway = &settings.gateway;
     let names = Names {
         hosts: gateway.allowed_hosts.clone(),
-        tenants: settings.tenants.values().flat_map(|t| t.hosts.iter().map(|h| (h.to_ascii_lowercase(), t.slug.clone()))).collect(),
+        tenants: settings
+            .tenants
+            .values()
+            .flat_map(|t| {
+                t.hosts
+                    .iter()
+                    .map(|h| (h.to_ascii_lowercase(), t.slug.clone()))
+            })
+            .collect(),
         origins: gateway.allowed_origins.clone(),
     };
-    let limits = options.limits.unwrap_or_else(|| ServerLimits::of(&gateway.limits));
+    let limits = options
+        .limits
+        .unwrap_or_else(|| ServerLimits::of(&gateway.limits));
     // The socket is ours before the core starts: a second gateway fails here, before it touches anything.
-    let address = SocketAddr::new(options.bind.unwrap_or_else(|| gateway.bind.ip()), options.port.unwrap_or(gateway.port));
+    let address = SocketAddr::new(
+        options.bind.unwrap_or_else(|| gateway.bind.ip()),
+        options.port.unwrap_or(gateway.port),
+    );
     let listener = listen(options.listener, address).await?;
-    let local_addr = listener.local_addr().map_err(|source| bind_error(address, source))?;
+    let local_addr = listener
+        .local_addr()
+        .map_err(|source| bind_error(address, source))?;
     let tls = options.tls.map(|config| {
         let mut config = (*config).clone();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -226,11 +250,21 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     });
     let host = Host::start(options.host).await?;
 
-    let of_class = |class| method::all().iter().filter(|m| m.class == class).map(|m| m.name).collect();
+    let of_class = |class| {
+        method::all()
+            .iter()
+            .filter(|m| m.class == class)
+            .map(|m| m.name)
+            .collect()
+    };
     let app = Arc::new(App {
         names,
         proxies: options.tolerated_proxies,
-        budget: budget::Budget::new(limits.max_connections, limits.preauth_total, limits.preauth_per_address),
+        budget: budget::Budget::new(
+            limits.max_connections,
+            limits.preauth_total,
+            limits.preauth_per_address,
+        ),
         preauth_bytes: budget::Bytes::new(limits::MAX_PREAUTH_BODY_BYTES),
         event_bytes: budget::Bytes::new(limits::MAX_QUEUED_EVENT_BYTES_ALL),
         timer: Timer::new(),
@@ -255,23 +289,42 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             shutdown.cancelled().await;
             app.stop.cancel();
             let _ = accepting.await;
-            app.host.shutdown(Duration::from_millis(app.limits.drain_timeout_ms)).await;
+            app.host
+                .shutdown(Duration::from_millis(app.limits.drain_timeout_ms))
+                .await;
             app.timer.stop_all();
             app.tasks.close();
             let deadline = Duration::from_millis(limits::SHUTDOWN_DEADLINE_MS);
-            if tokio::time::timeout(deadline, app.tasks.wait()).await.is_err() {
-                tracing::warn!(connections = app.budget.used(), "connections did not end in time");
+            if tokio::time::timeout(deadline, app.tasks.wait())
+                .await
+                .is_err()
+            {
+                tracing::warn!(
+                    connections = app.budget.used(),
+                    "connections did not end in time"
+                );
             }
             timer_stop.cancel();
             let _ = tell.send(true);
         }
     });
-    Ok(GatewayServer { local_addr, tls: with_tls, host, shutdown, stopped })
+    Ok(GatewayServer {
+        local_addr,
+        tls: with_tls,
+        host,
+        shutdown,
+        stopped,
+    })
 }
 
-async fn listen(given: Option<std::net::TcpListener>, address: SocketAddr) -> Result<TcpListener, ServeError> {
+async fn listen(
+    given: Option<std::net::TcpListener>,
+    address: SocketAddr,
+) -> Result<TcpListener, ServeError> {
     let bound = match given {
-        Some(listener) => listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)),
+        Some(listener) => listener
+            .set_nonblocking(true)
+            .and_then(|()| TcpListener::from_std(listener)),
         None => TcpListener::bind(address).await,
     };
     bound.map_err(|source| bind_error(address, source))
@@ -279,10 +332,16 @@ async fn listen(given: Option<std::net::TcpListener>, address: SocketAddr) -> Re
 
 fn bind_error(address: SocketAddr, source: io::Error) -> ServeError {
     let next = match source.kind() {
-        io::ErrorKind::AddrInUse => "stop the program that uses the port, or choose another with --port",
+        io::ErrorKind::AddrInUse => {
+            "stop the program that uses the port, or choose another with --port"
+        }
         io::ErrorKind::PermissionDenied => "choose a port above 1023 with --port",
         io::ErrorKind::AddrNotAvailable => "choose an address of this machine with --bind",
         _ => "check --bind and --port",
     };
-    ServeError::Bind { address, next, source }
+    ServeError::Bind {
+        address,
+        next,
+        source,
+    }
 }

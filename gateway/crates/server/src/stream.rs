@@ -38,7 +38,11 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
@@ -47,13 +51,21 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
@@ -118,7 +130,15 @@ const CLOSE_LINE: &[u8] = b"connection: close\r\n";
 
 impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self { inner, buf: Vec::new(), vetted: 0, seen: 0, next: Next::Head, fault: None, stall: None }
+        Self {
+            inner,
+            buf: Vec::new(),
+            vetted: 0,
+            seen: 0,
+            next: Next::Head,
+            fault: None,
+            stall: None,
+        }
     }
 
     /// The socket and what was read from it but not handed on.
@@ -127,8 +147,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
     }
 
     fn refuse(&mut self, fault: HeadFault) {
-        tracing::debug!(status = fault.status, why = fault.why, "request head refused");
-        self.fault = Some(Refusal { answer: crate::http::reply::raw_refusal(fault), written: 0, discarded: 0, until: None });
+        tracing::debug!(
+            status = fault.status,
+            why = fault.why,
+            "request head refused"
+        );
+        self.fault = Some(Refusal {
+            answer: crate::http::reply::raw_refusal(fault),
+            written: 0,
+            discarded: 0,
+            until: None,
+        });
         self.next = Next::End;
         self.buf = Vec::new();
     }
@@ -161,7 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
                             BodyKind::None => Next::Head,
                             BodyKind::Length(n) => Next::Body(n),
                             BodyKind::Chunked => {
-                                self.buf.splice(end - 2..end - 2, CLOSE_LINE.iter().copied());
+                                self.buf
+                                    .splice(end - 2..end - 2, CLOSE_LINE.iter().copied());
                                 self.vetted += CLOSE_LINE.len();
                                 Next::Last
                             }
@@ -185,25 +215,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
         let n = self.vetted.min(out.remaining());
         out.put_slice(&self.buf[..n]);
         self.vetted -= n;
-        if n == self.buf.len() { self.buf = Vec::new() } else { drop(self.buf.drain(..n)) }
+        if n == self.buf.len() {
+            self.buf = Vec::new()
+        } else {
+            drop(self.buf.drain(..n))
+        }
     }
 
     /// Gives an error when the peer has taken nothing for too long.
-    fn watch_stall<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn watch_stall<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stall = None;
             return polled;
         }
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::from_millis(WRITE_STALL_MS))));
+        let stall = self.stall.get_or_insert_with(|| {
+            Box::pin(tokio::time::sleep(Duration::from_millis(WRITE_STALL_MS)))
+        });
         ready!(stall.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Writes the refusal, ends our side, and reads on for a moment: data that nobody read would turn the answer into a reset.
     fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(refusal) = &mut self.fault else { return Poll::Ready(Ok(())) };
+        let Some(refusal) = &mut self.fault else {
+            return Poll::Ready(Ok(()));
+        };
         while refusal.written < refusal.answer.len() {
-            let n = ready!(Pin::new(&mut self.inner).poll_write(cx, &refusal.answer[refusal.written..]))?;
+            let n = ready!(
+                Pin::new(&mut self.inner).poll_write(cx, &refusal.answer[refusal.written..])
+            )?;
             if n == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -212,7 +256,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
         if refusal.until.is_none() {
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
         }
-        let until = refusal.until.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + Duration::from_millis(LINGER_MS))));
+        let until = refusal.until.get_or_insert_with(|| {
+            Box::pin(tokio::time::sleep_until(
+                Instant::now() + Duration::from_millis(LINGER_MS),
+            ))
+        });
         let mut waste = [0_u8; READ_STEP];
         while refusal.discarded < LINGER_BYTES && until.as_mut().poll(cx).is_pending() {
             let mut space = ReadBuf::new(&mut waste);
@@ -228,7 +276,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuard<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             if this.vetted > 0 {
@@ -240,7 +292,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuard<S> {
                 Next::Body(0) => this.next = Next::Head,
                 Next::Body(left) => {
                     if this.buf.is_empty() {
-                        let most = usize::try_from(left).unwrap_or(usize::MAX).min(out.remaining());
+                        let most = usize::try_from(left)
+                            .unwrap_or(usize::MAX)
+                            .min(out.remaining());
                         let mut part = ReadBuf::new(out.initialize_unfilled_to(most));
                         ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
                         let n = part.filled().len();
@@ -248,10 +302,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuard<S> {
                         this.next = Next::Body(left - n as u64);
                         return Poll::Ready(Ok(()));
                     }
-                    this.vetted = usize::try_from(left).unwrap_or(usize::MAX).min(this.buf.len());
+                    this.vetted = usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(this.buf.len());
                     this.next = Next::Body(left - this.vetted as u64);
                 }
-                Next::Last if this.buf.is_empty() => return Pin::new(&mut this.inner).poll_read(cx, out),
+                Next::Last if this.buf.is_empty() => {
+                    return Pin::new(&mut this.inner).poll_read(cx, out);
+                }
                 Next::Last => this.vetted = this.buf.len(),
                 Next::Hold => return Poll::Pending,
                 Next::End => return Poll::Ready(Ok(())),
@@ -261,12 +319,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuard<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write(cx, buf);
         this.watch_stall(cx, polled)
     }
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
         this.watch_stall(cx, polled)
@@ -281,7 +347,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let polled = if this.fault.is_some() { this.poll_refusal(cx) } else { Pin::new(&mut this.inner).poll_shutdown(cx) };
+        let polled = if this.fault.is_some() {
+            this.poll_refusal(cx)
+        } else {
+            Pin::new(&mut this.inner).poll_shutdown(cx)
+        };
         this.watch_stall(cx, polled)
     }
 }

@@ -12,13 +12,24 @@ use super::{Ask, reply};
 
 /// The token of `Authorization: Bearer …`; `None` when there is no such header, an empty text when it is malformed.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().unwrap_or_default();
-    let token = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token.trim());
+    let value = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .unwrap_or_default();
+    let token = value
+        .split_once(' ')
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map_or("", |(_, token)| token.trim());
     Some(token)
 }
 
 /// Checks a credential against whatever host name and path say about the tenant.
-pub(crate) fn check(ask: &Ask, token: Option<&str>, password: Option<&str>, surface: Surface) -> Result<Authenticated, RpcError> {
+pub(crate) fn check(
+    ask: &Ask,
+    token: Option<&str>,
+    password: Option<&str>,
+    surface: Surface,
+) -> Result<Authenticated, RpcError> {
     let attempt = AuthAttempt {
         peer: ask.wire.socket.peer.ip(),
         loopback: ask.wire.socket.loopback(),
@@ -28,12 +39,20 @@ pub(crate) fn check(ask: &Ask, token: Option<&str>, password: Option<&str>, surf
         password,
         surface,
     };
-    ask.app.host.authenticate(&attempt).map_err(|refusal| refusal.error)
+    ask.app
+        .host
+        .authenticate(&attempt)
+        .map_err(|refusal| refusal.error)
 }
 
 /// The caller of an HTTP request; its place among the strangers is given back.
 #[allow(clippy::result_large_err)]
-pub(crate) fn caller(ask: &Ask, headers: &HeaderMap, surface: Surface, mode: &str) -> Result<(Authenticated, Caller), Response<Body>> {
+pub(crate) fn caller(
+    ask: &Ask,
+    headers: &HeaderMap,
+    surface: Surface,
+    mode: &str,
+) -> Result<(Authenticated, Caller), Response<Body>> {
     let found = check(ask, bearer(headers), None, surface).map_err(|e| reply::rpc_error(&e))?;
     ask.wire.authenticated();
     let caller = Caller {
@@ -42,7 +61,11 @@ pub(crate) fn caller(ask: &Ask, headers: &HeaderMap, surface: Surface, mode: &st
         scopes: found.ceiling,
         only_methods: None,
         caps: Default::default(),
-        client: ClientInfo { id: "http".to_owned(), mode: mode.to_owned(), ..ClientInfo::default() },
+        client: ClientInfo {
+            id: "http".to_owned(),
+            mode: mode.to_owned(),
+            ..ClientInfo::default()
+        },
         surface,
         ip: Some(ask.wire.socket.peer.ip()),
     };
@@ -56,5 +79,9 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.split(';').next())
-        .is_some_and(|v| ["application/json", "application/json-rpc"].iter().any(|known| v.trim().eq_ignore_ascii_case(known)))
+        .is_some_and(|v| {
+            ["application/json", "application/json-rpc"]
+                .iter()
+                .any(|known| v.trim().eq_ignore_ascii_case(known))
+        })
 }

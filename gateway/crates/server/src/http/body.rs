@@ -36,7 +36,12 @@ impl BodyFault {
 }
 
 /// Reads a body of at most `max` bytes. With `held`, each piece is taken from that budget before it is kept.
-pub(crate) async fn read(limits: &ServerLimits, mut body: Body, max: usize, mut held: Option<&mut Held>) -> Result<Bytes, BodyFault> {
+pub(crate) async fn read(
+    limits: &ServerLimits,
+    mut body: Body,
+    max: usize,
+    mut held: Option<&mut Held>,
+) -> Result<Bytes, BodyFault> {
     let hint = http_body::Body::size_hint(&body);
     if hint.lower() > max as u64 {
         return Err(BodyFault::TooLarge);
@@ -54,7 +59,9 @@ pub(crate) async fn read(limits: &ServerLimits, mut body: Body, max: usize, mut 
             Ok(Some(Err(_))) => return Err(BodyFault::Broken),
             Ok(Some(Ok(frame))) => frame,
         };
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if all.len() + data.len() > max {
             return Err(BodyFault::TooLarge);
         }

@@ -7,7 +7,12 @@ use super::{Ask, reply};
 
 /// `/healthz` and `/readyz`.
 pub(crate) fn routes() -> Router {
-    Router::new().route("/healthz", get(|| async { reply::json(StatusCode::OK, r#"{"ok":true}"#) })).route("/readyz", get(ready))
+    Router::new()
+        .route(
+            "/healthz",
+            get(|| async { reply::json(StatusCode::OK, r#"{"ok":true}"#) }),
+        )
+        .route("/readyz", get(ready))
 }
 
 async fn ready(Extension(ask): Extension<Ask>) -> Response<Body> {

@@ -42,11 +42,20 @@ pub(crate) fn routes() -> Router {
         .merge(openai::routes())
         .merge(webhook::routes())
         .fallback(|| async { reply::error(StatusCode::NOT_FOUND, "nothing is here") })
-        .method_not_allowed_fallback(|| async { reply::error(StatusCode::METHOD_NOT_ALLOWED, "this address wants another method") })
+        .method_not_allowed_fallback(|| async {
+            reply::error(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this address wants another method",
+            )
+        })
 }
 
 /// Answers one request of a connection.
-pub(crate) async fn serve(app: Arc<App>, wire: Arc<Wire>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn serve(
+    app: Arc<App>,
+    wire: Arc<Wire>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let last = wire.last_request() || app.stop.is_cancelled();
     let mut response = match admit(&app, &wire, request) {
         Ok(Admitted::Socket(upgraded)) => upgraded,
@@ -61,7 +70,9 @@ pub(crate) async fn serve(app: Arc<App>, wire: Arc<Wire>, request: Request<Incom
     };
     reply::secure(response.headers_mut());
     if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
@@ -73,30 +84,54 @@ enum Admitted {
 
 // An answer is what a refusal is; boxing it would only move the allocation.
 #[allow(clippy::result_large_err)]
-fn admit(app: &Arc<App>, wire: &Arc<Wire>, mut request: Request<Incoming>) -> Result<Admitted, Response<Body>> {
+fn admit(
+    app: &Arc<App>,
+    wire: &Arc<Wire>,
+    mut request: Request<Incoming>,
+) -> Result<Admitted, Response<Body>> {
     let socket = &wire.socket;
-    let raw_host = text(&request, header::HOST).map_err(|()| refused(Refused::BadHost))?.unwrap_or_default();
+    let raw_host = text(&request, header::HOST)
+        .map_err(|()| refused(Refused::BadHost))?
+        .unwrap_or_default();
     let host = app.names.host(&raw_host, socket).map_err(refused)?;
     let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
     if let Some(origin) = &origin {
-        app.names.origin(origin, &host, &raw_host, socket).map_err(refused)?;
+        app.names
+            .origin(origin, &host, &raw_host, socket)
+            .map_err(refused)?;
     }
     forwarding(app, wire, &mut request)?;
     if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
-        return Err(reply::refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and POST are served"));
+        return Err(reply::refusal(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET, HEAD and POST are served",
+        ));
     }
     let raw_path = request.uri().path().to_owned();
-    let (slug, path) = place(&raw_path).ok_or_else(|| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
+    let (slug, path) = place(&raw_path)
+        .ok_or_else(|| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
     if raw_path == format!("/t/{}", slug.unwrap_or_default()) {
         // The page's own files are named relative to it.
-        let mut to = reply::error(StatusCode::PERMANENT_REDIRECT, "the address ends with a slash");
-        let target = HeaderValue::from_str(&format!("{raw_path}/")).map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
+        let mut to = reply::error(
+            StatusCode::PERMANENT_REDIRECT,
+            "the address ends with a slash",
+        );
+        let target = HeaderValue::from_str(&format!("{raw_path}/"))
+            .map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
         to.headers_mut().insert(header::LOCATION, target);
         return Err(to);
     }
     // Host name and path that disagree name nobody.
-    let hint = app.host.tenant_by_hints(host.tenant.map(|_| &*host.name), slug).unwrap_or(TenantHint::Nobody);
-    let ask = Ask { app: app.clone(), wire: wire.clone(), hint, origin: origin.map(Into::into) };
+    let hint = app
+        .host
+        .tenant_by_hints(host.tenant.map(|_| &*host.name), slug)
+        .unwrap_or(TenantHint::Nobody);
+    let ask = Ask {
+        app: app.clone(),
+        wire: wire.clone(),
+        hint,
+        origin: origin.map(Into::into),
+    };
     if request.headers().contains_key(header::UPGRADE) {
         return ws::upgrade::answer(ask, path, &mut request).map(Admitted::Socket);
     }
@@ -104,21 +139,33 @@ fn admit(app: &Arc<App>, wire: &Arc<Wire>, mut request: Request<Incoming>) -> Re
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let uri = target.parse().map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed target"))?;
+    let uri = target
+        .parse()
+        .map_err(|_| reply::refusal(StatusCode::BAD_REQUEST, "malformed target"))?;
     let (mut parts, body) = request.into_parts();
     parts.uri = uri;
     parts.extensions.insert(ask);
-    Ok(Admitted::Request(Request::from_parts(parts, Body::new(body))))
+    Ok(Admitted::Request(Request::from_parts(
+        parts,
+        Body::new(body),
+    )))
 }
 
 fn refused(why: Refused) -> Response<Body> {
     match why {
         Refused::BadHost => reply::refusal(StatusCode::BAD_REQUEST, "malformed Host"),
-        Refused::UnknownHost => {
-            reply::refusal(StatusCode::MISDIRECTED_REQUEST, "this host name is not served here; add it to gateway.allowedHosts if it should be")
-        }
-        Refused::Origin => reply::refusal(StatusCode::FORBIDDEN, "this origin is not allowed; add it to gateway.allowedOrigins if it should be"),
-        Refused::Forwarded => reply::refusal(StatusCode::FORBIDDEN, "forwarding headers from a peer that is not a configured proxy"),
+        Refused::UnknownHost => reply::refusal(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this host name is not served here; add it to gateway.allowedHosts if it should be",
+        ),
+        Refused::Origin => reply::refusal(
+            StatusCode::FORBIDDEN,
+            "this origin is not allowed; add it to gateway.allowedOrigins if it should be",
+        ),
+        Refused::Forwarded => reply::refusal(
+            StatusCode::FORBIDDEN,
+            "forwarding headers from a peer that is not a configured proxy",
+        ),
     }
 }
 
@@ -135,10 +182,17 @@ fn text<B>(request: &Request<B>, name: header::HeaderName) -> Result<Option<Stri
 /// Nobody below a configured proxy can tell us who a caller is. From this machine such a header means a proxy that nobody
 /// configured, through which strangers would look local.
 #[allow(clippy::result_large_err)]
-fn forwarding(app: &App, wire: &Wire, request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
+fn forwarding(
+    app: &App,
+    wire: &Wire,
+    request: &mut Request<Incoming>,
+) -> Result<(), Response<Body>> {
     let peer = wire.socket.peer.ip().to_canonical();
     for name in FORWARDING {
-        if request.headers_mut().remove(name).is_some() && peer.is_loopback() && !app.proxies.contains(&peer) {
+        if request.headers_mut().remove(name).is_some()
+            && peer.is_loopback()
+            && !app.proxies.contains(&peer)
+        {
             return Err(refused(Refused::Forwarded));
         }
     }
@@ -150,12 +204,18 @@ fn place(path: &str) -> Option<(Option<&str>, &str)> {
     if !canonical(path) {
         return None;
     }
-    let Some(rest) = path.strip_prefix("/t/") else { return Some((None, path)) };
+    let Some(rest) = path.strip_prefix("/t/") else {
+        return Some((None, path));
+    };
     let (slug, rest) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
     };
-    let ok = !slug.is_empty() && slug.len() <= 63 && slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let ok = !slug.is_empty()
+        && slug.len() <= 63
+        && slug
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if ok { Some((Some(slug), rest)) } else { None }
 }
 
@@ -163,13 +223,24 @@ fn canonical(path: &str) -> bool {
     let mut segments = path.split('/').skip(1).peekable();
     while let Some(raw) = segments.next() {
         let last = segments.peek().is_none();
-        let Some(decoded) = decode(raw) else { return false };
+        let Some(decoded) = decode(raw) else {
+            return false;
+        };
         let bad = |b: u8| b.is_ascii_control() || matches!(b, b'\\' | b'%');
-        if (raw.is_empty() && !last) || decoded == "." || decoded == ".." || decoded.bytes().any(bad) {
+        if (raw.is_empty() && !last)
+            || decoded == "."
+            || decoded == ".."
+            || decoded.bytes().any(bad)
+        {
             return false;
         }
         // A model name may hold a slash; nothing else may.
-        if decoded.contains('/') && (!path.contains("/v1/models/") || decoded.split('/').any(|s| s.is_empty() || s == "." || s == "..")) {
+        if decoded.contains('/')
+            && (!path.contains("/v1/models/")
+                || decoded
+                    .split('/')
+                    .any(|s| s.is_empty() || s == "." || s == ".."))
+        {
             return false;
         }
     }
@@ -207,15 +278,48 @@ mod tests {
             ("/t/acme/", Some("acme"), "/"),
             ("/t/acme", Some("acme"), "/"),
             ("/t/acme/v1/models", Some("acme"), "/v1/models"),
-            ("/v1/models/gateway%2Fmain", None, "/v1/models/gateway%2Fmain"),
-            ("/channels/webhook/default/in%20a", None, "/channels/webhook/default/in%20a"),
+            (
+                "/v1/models/gateway%2Fmain",
+                None,
+                "/v1/models/gateway%2Fmain",
+            ),
+            (
+                "/channels/webhook/default/in%20a",
+                None,
+                "/channels/webhook/default/in%20a",
+            ),
         ];
         for (path, slug, rest) in good {
             assert_eq!(place(path), Some((slug, rest)), "{path}");
         }
         let bad = [
-            "", "x", "//", "/a//b", "/..", "/a/../b", "/%2e%2e/ok", "/%2E%2e/ok", "/a/%2e", "/a%2fb", "/a%5cb", "/a\\b", "/a%00", "/a%0a", "/%252e%252e/ok",
-            "/a%", "/a%4", "/a%zz", "/a%ff", "/t/", "/t//", "/t/Acme/", "/t/a_b/", "/t/%61cme/", "/t/acme/../beta/", "/v1/models/..%2Fx", "/v1/models/a%2F",
+            "",
+            "x",
+            "//",
+            "/a//b",
+            "/..",
+            "/a/../b",
+            "/%2e%2e/ok",
+            "/%2E%2e/ok",
+            "/a/%2e",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/a%00",
+            "/a%0a",
+            "/%252e%252e/ok",
+            "/a%",
+            "/a%4",
+            "/a%zz",
+            "/a%ff",
+            "/t/",
+            "/t//",
+            "/t/Acme/",
+            "/t/a_b/",
+            "/t/%61cme/",
+            "/t/acme/../beta/",
+            "/v1/models/..%2Fx",
+            "/v1/models/a%2F",
         ];
         for path in bad {
             assert_eq!(place(path), None, "{path}");

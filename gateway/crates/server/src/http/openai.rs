@@ -57,10 +57,17 @@ pub(crate) fn routes() -> Router {
 
 /// The caller, who must hold what `like` asks for on the other surfaces.
 #[allow(clippy::result_large_err)]
-fn admitted(ask: &Ask, headers: &HeaderMap, like: &str) -> Result<(Arc<Tenant>, Caller), Response<Body>> {
+fn admitted(
+    ask: &Ask,
+    headers: &HeaderMap,
+    like: &str,
+) -> Result<(Arc<Tenant>, Caller), Response<Body>> {
     let (found, caller) = auth::caller(ask, headers, Surface::OpenAi, "backend")?;
-    let spec = method::find(like).ok_or_else(|| reply::error(StatusCode::NOT_FOUND, "nothing is here"))?;
-    spec.access.check(ConnRole::Operator, caller.scopes).map_err(|e| reply::rpc_error(&e))?;
+    let spec =
+        method::find(like).ok_or_else(|| reply::error(StatusCode::NOT_FOUND, "nothing is here"))?;
+    spec.access
+        .check(ConnRole::Operator, caller.scopes)
+        .map_err(|e| reply::rpc_error(&e))?;
     Ok((found.tenant, caller))
 }
 
@@ -74,10 +81,17 @@ async fn models(Extension(ask): Extension<Ask>, request: Request) -> Response<Bo
         Err(refusal) => return refusal,
     };
     let list: Vec<Value> = models_of(&tenant).iter().map(|id| described(id)).collect();
-    reply::json(StatusCode::OK, json!({ "object": "list", "data": list }).to_string())
+    reply::json(
+        StatusCode::OK,
+        json!({ "object": "list", "data": list }).to_string(),
+    )
 }
 
-async fn model(Extension(ask): Extension<Ask>, Path(name): Path<String>, request: Request) -> Response<Body> {
+async fn model(
+    Extension(ask): Extension<Ask>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response<Body> {
     let tenant = match admitted(&ask, request.headers(), "models.list") {
         Ok((tenant, _)) => tenant,
         Err(refusal) => return refusal,
@@ -158,13 +172,24 @@ struct Wanted {
 // The error is the answer.
 #[allow(clippy::result_large_err)]
 fn wanted(headers: &HeaderMap, text: &[u8]) -> Result<Wanted, Response<Body>> {
-    let value = json::parse_strict(text).map_err(|e| wrong(&format!("the body cannot be read: {e}"), None))?;
-    let ask: Ask1 = serde_json::from_value(value).map_err(|e| wrong(&format!("the body is not a chat completion request: {e}"), None))?;
+    let value = json::parse_strict(text)
+        .map_err(|e| wrong(&format!("the body cannot be read: {e}"), None))?;
+    let ask: Ask1 = serde_json::from_value(value).map_err(|e| {
+        wrong(
+            &format!("the body is not a chat completion request: {e}"),
+            None,
+        )
+    })?;
     let refused = [
         ("n", ask.n.is_some_and(|n| n != 1)),
         ("tools", ask.tools.is_some_and(|t| !t.is_empty())),
         ("functions", ask.functions.is_some_and(|t| !t.is_empty())),
-        ("response_format", ask.response_format.is_some_and(|f| !f.is_null() && f.get("type").and_then(Value::as_str) != Some("text"))),
+        (
+            "response_format",
+            ask.response_format.is_some_and(|f| {
+                !f.is_null() && f.get("type").and_then(Value::as_str) != Some("text")
+            }),
+        ),
         ("logprobs", ask.logprobs == Some(true)),
         ("audio", ask.audio.is_some_and(|a| !a.is_null())),
     ];
@@ -172,19 +197,42 @@ fn wanted(headers: &HeaderMap, text: &[u8]) -> Result<Wanted, Response<Body>> {
         return Err(wrong(&format!("unsupported: {name}"), Some(name)));
     }
     if ask.messages.len() > MAX_MESSAGES {
-        return Err(wrong(&format!("more than {MAX_MESSAGES} messages"), Some("messages")));
+        return Err(wrong(
+            &format!("more than {MAX_MESSAGES} messages"),
+            Some("messages"),
+        ));
     }
     let mut messages = Vec::with_capacity(ask.messages.len());
     for message in ask.messages {
-        if !matches!(message.role.as_str(), "system" | "developer" | "user" | "assistant") {
-            return Err(wrong("messages: only the roles system, developer, user and assistant are supported", Some("messages")));
+        if !matches!(
+            message.role.as_str(),
+            "system" | "developer" | "user" | "assistant"
+        ) {
+            return Err(wrong(
+                "messages: only the roles system, developer, user and assistant are supported",
+                Some("messages"),
+            ));
         }
-        messages.push(CompletionMessage { text: plain(message.content)?, role: message.role });
+        messages.push(CompletionMessage {
+            text: plain(message.content)?,
+            role: message.role,
+        });
     }
-    if messages.last().is_none_or(|m| m.role != "user" || m.text.trim().is_empty()) {
-        return Err(wrong("messages: the last message must be a user message with text", Some("messages")));
+    if messages
+        .last()
+        .is_none_or(|m| m.role != "user" || m.text.trim().is_empty())
+    {
+        return Err(wrong(
+            "messages: the last message must be a user message with text",
+            Some("messages"),
+        ));
     }
-    let named = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).map(str::to_owned);
+    let named = |name| {
+        headers
+            .get(name)
+            .and_then(|v: &HeaderValue| v.to_str().ok())
+            .map(str::to_owned)
+    };
     let request = CompletionRequest {
         model: ask.model,
         messages,
@@ -193,8 +241,15 @@ fn wanted(headers: &HeaderMap, text: &[u8]) -> Result<Wanted, Response<Body>> {
         idempotency_key: named(IDEMPOTENCY_HEADER),
         tap: None,
     };
-    let include_usage = ask.stream_options.and_then(|o| o.include_usage).unwrap_or(false);
-    Ok(Wanted { request, stream: ask.stream.unwrap_or(false), include_usage })
+    let include_usage = ask
+        .stream_options
+        .and_then(|o| o.include_usage)
+        .unwrap_or(false);
+    Ok(Wanted {
+        request,
+        stream: ask.stream.unwrap_or(false),
+        include_usage,
+    })
 }
 
 #[allow(clippy::result_large_err)]
@@ -206,7 +261,10 @@ fn plain(content: Option<Content>) -> Result<String, Response<Body>> {
             let mut out = String::new();
             for part in parts {
                 let Some(text) = part.text.filter(|_| part.kind == "text") else {
-                    return Err(wrong("messages: only text content is supported", Some("messages")));
+                    return Err(wrong(
+                        "messages: only text content is supported",
+                        Some("messages"),
+                    ));
                 };
                 if !out.is_empty() {
                     out.push('\n');
@@ -266,17 +324,26 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
         Err(refusal) => return refusal,
     };
     if !auth::is_json(request.headers()) {
-        return reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body has to be application/json");
+        return reply::error(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body has to be application/json",
+        );
     }
     if !ask.app.ready() {
-        return reply::rpc_error(&RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500));
+        return reply::rpc_error(
+            &RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500),
+        );
     }
     let (parts, content) = request.into_parts();
     let text = match body::read(&ask.app.limits, content, MAX_OPENAI_BODY_BYTES, None).await {
         Ok(text) => text,
         Err(fault) => return fault.answer(),
     };
-    let Wanted { mut request, stream, include_usage } = match wanted(&parts.headers, &text) {
+    let Wanted {
+        mut request,
+        stream,
+        include_usage,
+    } = match wanted(&parts.headers, &text) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
@@ -287,14 +354,21 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
         Ok(started) => started,
         Err(error) => return reply::rpc_error(&error),
     };
-    let names = Names { id: format!("chatcmpl-{}", started.run_id), created: started.created_ms / 1_000, model: started.model.clone() };
+    let names = Names {
+        id: format!("chatcmpl-{}", started.run_id),
+        created: started.created_ms / 1_000,
+        model: started.model.clone(),
+    };
     if !stream {
         return match started.finish().await {
             Ok(completion) => names.whole(&completion),
             Err(error) => reply::rpc_error(&error),
         };
     }
-    let mut running = Running { deltas, outcome: Box::pin(started.finish()) };
+    let mut running = Running {
+        deltas,
+        outcome: Box::pin(started.finish()),
+    };
     // A run that fails before its first word is answered with a status of its own.
     let first = match running.next().await {
         Next::End(outcome) => match *outcome {
@@ -303,11 +377,21 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
         },
         delta => delta,
     };
-    let mut queue = VecDeque::from([names.chunk(json!({ "role": "assistant", "content": "" }), None)]);
+    let mut queue =
+        VecDeque::from([names.chunk(json!({ "role": "assistant", "content": "" }), None)]);
     let over = names.follow(&mut queue, first, include_usage);
-    let events = Events { running, names, queue, include_usage, over };
+    let events = Events {
+        running,
+        names,
+        queue,
+        include_usage,
+        over,
+    };
     let mut answer = Response::new(Body::new(events));
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream; charset=utf-8"),
+    );
     answer
 }
 
@@ -320,13 +404,18 @@ struct Names {
 
 fn usage(completion: &Completion) -> Value {
     let u = &completion.usage;
-    let total = if u.total_tokens == 0 { u.input + u.output } else { u.total_tokens };
+    let total = if u.total_tokens == 0 {
+        u.input + u.output
+    } else {
+        u.total_tokens
+    };
     json!({ "prompt_tokens": u.input, "completion_tokens": u.output, "total_tokens": total })
 }
 
 impl Names {
     fn whole(&self, completion: &Completion) -> Response<Body> {
-        let message = json!({ "role": "assistant", "content": completion.text, "refusal": Value::Null });
+        let message =
+            json!({ "role": "assistant", "content": completion.text, "refusal": Value::Null });
         let body = json!({
             "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model,
             "choices": [{ "index": 0, "message": message, "logprobs": Value::Null, "finish_reason": completion.finish_reason }],
@@ -336,7 +425,8 @@ impl Names {
     }
 
     fn chunk(&self, delta: Value, finish: Option<&str>) -> String {
-        let choice = json!({ "index": 0, "delta": delta, "logprobs": Value::Null, "finish_reason": finish });
+        let choice =
+            json!({ "index": 0, "delta": delta, "logprobs": Value::Null, "finish_reason": finish });
         let body = json!({ "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model, "choices": [choice] });
         format!("data: {body}\n\n")
     }
@@ -385,7 +475,10 @@ impl http_body::Body for Events {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let mut piece = String::new();
         loop {
@@ -396,7 +489,9 @@ impl http_body::Body for Events {
                 break;
             }
             match this.running.poll_next(cx) {
-                Poll::Ready(next) => this.over = this.names.follow(&mut this.queue, next, this.include_usage),
+                Poll::Ready(next) => {
+                    this.over = this.names.follow(&mut this.queue, next, this.include_usage)
+                }
                 Poll::Pending if piece.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             }

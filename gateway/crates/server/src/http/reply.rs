@@ -16,7 +16,10 @@ const DATA_CSP: &str = "default-src 'none'; frame-ancestors 'none'";
 pub(crate) const EVERYWHERE: [(&str, &str); 6] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
-    ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
+    (
+        "permissions-policy",
+        "camera=(), microphone=(), geolocation=()",
+    ),
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("cache-control", "no-store"),
@@ -25,14 +28,21 @@ pub(crate) const EVERYWHERE: [(&str, &str); 6] = [
 /// Adds the common headers where the answer has not set its own.
 pub(crate) fn secure(headers: &mut HeaderMap) {
     for (name, value) in EVERYWHERE {
-        headers.entry(HeaderName::from_static(name)).or_insert(HeaderValue::from_static(value));
+        headers
+            .entry(HeaderName::from_static(name))
+            .or_insert(HeaderValue::from_static(value));
     }
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(DATA_CSP));
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(DATA_CSP));
 }
 
 /// The answer to a head that hyper never sees.
 pub(crate) fn raw_refusal(fault: HeadFault) -> Vec<u8> {
-    let reason = StatusCode::from_u16(fault.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
+    let reason = StatusCode::from_u16(fault.status)
+        .ok()
+        .and_then(|s| s.canonical_reason())
+        .unwrap_or("Refused");
     let body = error_body(fault.status, fault.why);
     let mut out = format!("HTTP/1.1 {} {reason}\r\n", fault.status);
     for (name, value) in EVERYWHERE {
@@ -63,7 +73,10 @@ fn error_body(status: u16, message: &str) -> Bytes {
 pub(crate) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut out = Response::new(Body::from(body.into()));
     *out.status_mut() = status;
-    out.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    out.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     out
 }
 
@@ -75,7 +88,8 @@ pub(crate) fn error(status: StatusCode, message: &str) -> Response<Body> {
 /// An error after which the connection is closed.
 pub(crate) fn refusal(status: StatusCode, message: &str) -> Response<Body> {
     let mut out = error(status, message);
-    out.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    out.headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     out
 }
 
@@ -94,10 +108,14 @@ pub(crate) fn rpc_error(e: &RpcError) -> Response<Body> {
     let body = serde_json::json!({ "error": { "message": e.message, "type": kind, "code": row.name, "param": null } });
     let mut out = json(status, body.to_string());
     if status == StatusCode::UNAUTHORIZED {
-        out.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        out.headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let Some(ms) = e.retry_after_ms {
-        out.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
+        out.headers_mut().insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(ms.div_ceil(1_000).max(1)),
+        );
     }
     out
 }

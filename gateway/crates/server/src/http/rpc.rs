@@ -21,21 +21,39 @@ pub(crate) fn routes() -> Router {
 }
 
 async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
-    let (found, caller) = match auth::caller(&ask, request.headers(), Surface::JsonRpcHttp, "backend") {
-        Ok(known) => known,
-        Err(refusal) => return refusal,
-    };
+    let (found, caller) =
+        match auth::caller(&ask, request.headers(), Surface::JsonRpcHttp, "backend") {
+            Ok(known) => known,
+            Err(refusal) => return refusal,
+        };
     if !auth::is_json(request.headers()) {
-        return reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body has to be application/json");
+        return reply::error(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body has to be application/json",
+        );
     }
-    let text = match body::read(&ask.app.limits, request.into_body(), MAX_RPC_BODY_BYTES, None).await {
+    let text = match body::read(
+        &ask.app.limits,
+        request.into_body(),
+        MAX_RPC_BODY_BYTES,
+        None,
+    )
+    .await
+    {
         Ok(text) => text,
         Err(fault) => return fault.answer(),
     };
     // Dropped with the request when the caller hangs up; what must be finished then is handed to the tasks of the listener.
     let cancel = CancellationToken::new();
     let _hung_up = cancel.clone().drop_guard();
-    let cx = Cx { tenant: found.tenant, caller: Arc::new(caller), cancel, interim: None, traceparent: None, idempotency: None };
+    let cx = Cx {
+        tenant: found.tenant,
+        caller: Arc::new(caller),
+        cancel,
+        interim: None,
+        traceparent: None,
+        idempotency: None,
+    };
     let (started, single) = match jsonrpc::parse(&text) {
         jsonrpc::Parsed::Fault(answer) => (Started::Done(answer), None),
         jsonrpc::Parsed::Single(item) => match rpc::start(&ask.app, cx, &item) {
@@ -45,7 +63,15 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
             }
             other => (other, None),
         },
-        jsonrpc::Parsed::Batch(items) => (rpc::batch(items.iter().map(|item| rpc::start(&ask.app, cx.clone(), item)).collect()), None),
+        jsonrpc::Parsed::Batch(items) => (
+            rpc::batch(
+                items
+                    .iter()
+                    .map(|item| rpc::start(&ask.app, cx.clone(), item))
+                    .collect(),
+            ),
+            None,
+        ),
     };
     let answer = match started {
         Started::Nothing => Bytes::new(),
@@ -56,7 +82,9 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
             } else {
                 match ask.app.tasks.spawn(running.future).await {
                     Ok(result) => result,
-                    Err(_) => return reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+                    Err(_) => {
+                        return reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error");
+                    }
                 }
             };
             match (single, result) {

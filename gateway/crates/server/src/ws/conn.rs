@@ -12,11 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    StreamExt,
-    future::BoxFuture,
-    stream::FuturesUnordered,
-};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use gateway_protocol::{error::RpcError, frame::Close};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{
@@ -63,7 +59,10 @@ pub(crate) struct Call {
 impl Future for Call {
     type Output = (CallKind, Result<Bytes, RpcError>);
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.future.as_mut().poll(cx).map(|result| (std::mem::replace(&mut self.kind, CallKind::Raw), result))
+        self.future
+            .as_mut()
+            .poll(cx)
+            .map(|result| (std::mem::replace(&mut self.kind, CallKind::Raw), result))
     }
 }
 
@@ -160,7 +159,11 @@ impl io::Read for Port<'_, '_> {
         } else {
             let n = buf.len().min(self.early.len());
             buf[..n].copy_from_slice(&self.early[..n]);
-            if n == self.early.len() { *self.early = Vec::new() } else { drop(self.early.drain(..n)) }
+            if n == self.early.len() {
+                *self.early = Vec::new()
+            } else {
+                drop(self.early.drain(..n))
+            }
             n
         };
         match self.scan.feed(&buf[..n], self.now_ms) {
@@ -259,9 +262,14 @@ impl Conn {
                 if self.early.is_empty() && self.io.poll_readable(cx).is_pending() {
                     return true;
                 }
-                self.reader = Some(Box::new(WebSocketContext::new(WsRole::Server, Some(self.config()))));
+                self.reader = Some(Box::new(WebSocketContext::new(
+                    WsRole::Server,
+                    Some(self.config()),
+                )));
             }
-            let Some(reader) = &mut self.reader else { return true };
+            let Some(reader) = &mut self.reader else {
+                return true;
+            };
             if reader.get_config().max_message_size != Some(self.link.max_message) {
                 let max = Some(self.link.max_message);
                 reader.set_config(|c| {
@@ -281,7 +289,9 @@ impl Conn {
                 now_ms: self.link.now_ms,
             };
             match reader.read(&mut port) {
-                Ok(Message::Text(text)) => self.mode.message(&mut self.link, Bytes::from(text), false),
+                Ok(Message::Text(text)) => {
+                    self.mode.message(&mut self.link, Bytes::from(text), false)
+                }
                 Ok(Message::Binary(bytes)) => self.mode.message(&mut self.link, bytes, true),
                 Ok(Message::Pong(_)) => self.mode.pong(),
                 Ok(Message::Ping(_) | Message::Close(_) | Message::Frame(_)) => {}
@@ -321,7 +331,9 @@ impl Conn {
 
     fn finished_calls(&mut self, cx: &mut Context<'_>) {
         while !self.link.calls.is_empty() {
-            let Poll::Ready(Some((kind, result))) = self.link.calls.poll_next_unpin(cx) else { return };
+            let Poll::Ready(Some((kind, result))) = self.link.calls.poll_next_unpin(cx) else {
+                return;
+            };
             // What the call sent before its end goes first.
             self.interim();
             self.mode.answer(&mut self.link, kind, result);
@@ -337,7 +349,9 @@ impl Conn {
     fn events(&mut self) {
         self.interim();
         while self.link.out.len() < WS_WRITE_HIGH_WATER_BYTES {
-            let Some(event) = self.link.shared.next_event() else { return };
+            let Some(event) = self.link.shared.next_event() else {
+                return;
+            };
             self.mode.event(&mut self.link, &event);
         }
     }
@@ -345,17 +359,25 @@ impl Conn {
     /// The peer broke a deadline, or the mode has something to say.
     fn deadlines(&mut self) -> bool {
         let now = self.link.now_ms;
-        if !self.link.out.is_empty() && now >= self.last_write_ms + self.link.app.limits.write_stall_ms {
+        if !self.link.out.is_empty()
+            && now >= self.last_write_ms + self.link.app.limits.write_stall_ms
+        {
             return false;
         }
-        if self.scan.partial_since_ms().is_some_and(|since| now >= since + self.link.app.limits.message_deadline_ms) {
-            self.link.close(Close::new(Close::POLICY, "message not finished in time"));
+        if self
+            .scan
+            .partial_since_ms()
+            .is_some_and(|since| now >= since + self.link.app.limits.message_deadline_ms)
+        {
+            self.link
+                .close(Close::new(Close::POLICY, "message not finished in time"));
         }
         if self.link.shared.fell_behind() {
             self.link.close(Close::new(Close::POLICY, "slow consumer"));
         }
         if self.link.shared.stopping() && !self.link.closing() {
-            self.link.close(Close::new(Close::RESTART, "service restart"));
+            self.link
+                .close(Close::new(Close::RESTART, "service restart"));
         }
         if !self.link.closing() {
             self.mode.tick(&mut self.link);
@@ -461,7 +483,9 @@ impl Conn {
             let mut space = ReadBuf::new(&mut waste);
             match Pin::new(&mut self.io).poll_read(cx, &mut space) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) if !space.filled().is_empty() => self.discarded += space.filled().len(),
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {
+                    self.discarded += space.filled().len()
+                }
                 Poll::Ready(_) => break,
             }
         }
@@ -488,9 +512,15 @@ impl Drop for Conn {
     /// A command that has begun is finished although its caller is gone.
     fn drop(&mut self) {
         self.mode.gone();
-        let calls: Vec<_> = std::mem::take(&mut self.link.calls).into_iter().filter(|c| !c.waits).collect();
+        let calls: Vec<_> = std::mem::take(&mut self.link.calls)
+            .into_iter()
+            .filter(|c| !c.waits)
+            .collect();
         if !calls.is_empty() && tokio::runtime::Handle::try_current().is_ok() {
-            self.link.app.tasks.spawn(futures_util::future::join_all(calls));
+            self.link
+                .app
+                .tasks
+                .spawn(futures_util::future::join_all(calls));
         }
     }
 }

@@ -38,7 +38,12 @@ impl Mode {
             Self::V4(m) => m.message(link, &bytes),
             Self::Rpc(m) => m.message(link, &bytes),
             #[cfg(feature = "test-echo")]
-            Self::Echo => link.out.message(if binary { out::BINARY } else { out::TEXT }, b"", &bytes, b""),
+            Self::Echo => link.out.message(
+                if binary { out::BINARY } else { out::TEXT },
+                b"",
+                &bytes,
+                b"",
+            ),
         }
     }
 
@@ -106,7 +111,10 @@ pub(crate) struct Beat {
 
 impl Beat {
     pub(crate) fn new(now_ms: u64, interval_ms: u64) -> Self {
-        Self { next_ms: now_ms + interval_ms, answer_by_ms: None }
+        Self {
+            next_ms: now_ms + interval_ms,
+            answer_by_ms: None,
+        }
     }
 
     pub(crate) fn pong(&mut self) {
@@ -120,10 +128,16 @@ impl Beat {
     /// `true` when it is time for the next round (a ping is queued then). A peer that is late is closed.
     pub(crate) fn round(&mut self, link: &mut Link) -> bool {
         if self.answer_by_ms.is_some_and(|by| link.now_ms >= by) {
-            link.close(gateway_protocol::frame::Close::new(gateway_protocol::frame::Close::POLICY, "ping not answered"));
+            link.close(gateway_protocol::frame::Close::new(
+                gateway_protocol::frame::Close::POLICY,
+                "ping not answered",
+            ));
             return false;
         }
-        let (interval_ms, pong_ms) = (link.app.limits.ping_interval_ms, link.app.limits.pong_timeout_ms);
+        let (interval_ms, pong_ms) = (
+            link.app.limits.ping_interval_ms,
+            link.app.limits.pong_timeout_ms,
+        );
         if link.now_ms < self.next_ms {
             return false;
         }

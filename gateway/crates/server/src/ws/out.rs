@@ -64,7 +64,11 @@ impl Out {
             return;
         }
         // The message as one list of bytes, cut into fragments.
-        let mut parts = [Bytes::copy_from_slice(prefix), payload.clone(), Bytes::copy_from_slice(suffix)];
+        let mut parts = [
+            Bytes::copy_from_slice(prefix),
+            payload.clone(),
+            Bytes::copy_from_slice(suffix),
+        ];
         let (mut left, mut kind) = (total, opcode);
         while left > 0 {
             let size = left.min(WS_FRAGMENT_BYTES);
@@ -76,7 +80,11 @@ impl Out {
                 let take = want.min(part.len());
                 want -= take;
                 let piece = part.split_to(take);
-                if piece.len() > WS_COPY_BYTES { self.share(piece) } else { self.copy(&piece) }
+                if piece.len() > WS_COPY_BYTES {
+                    self.share(piece)
+                } else {
+                    self.copy(&piece)
+                }
             }
         }
     }
@@ -103,7 +111,13 @@ impl Out {
         match at {
             Some(at) => {
                 self.len += frames.len();
-                self.pieces.insert(at, Piece { bytes: Bytes::copy_from_slice(frames), starts_frame: true });
+                self.pieces.insert(
+                    at,
+                    Piece {
+                        bytes: Bytes::copy_from_slice(frames),
+                        starts_frame: true,
+                    },
+                );
             }
             None => self.copy(frames),
         }
@@ -141,7 +155,10 @@ impl Out {
     fn share(&mut self, bytes: Bytes) {
         self.seal();
         self.len += bytes.len();
-        self.pieces.push_back(Piece { bytes, starts_frame: false });
+        self.pieces.push_back(Piece {
+            bytes,
+            starts_frame: false,
+        });
     }
 
     /// Moves the tail into the list of pieces.
@@ -157,12 +174,20 @@ impl Out {
             if self.pieces.is_empty() {
                 self.front_started = done > 0;
             }
-            self.pieces.push_back(Piece { bytes, starts_frame });
+            self.pieces.push_back(Piece {
+                bytes,
+                starts_frame,
+            });
         }
     }
 
     /// Writes as much as the socket takes. Ready when nothing is left.
-    pub(crate) fn poll_flush<S: AsyncWrite + Unpin>(&mut self, io: &mut S, cx: &mut Context<'_>, wrote: &mut bool) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut S,
+        cx: &mut Context<'_>,
+        wrote: &mut bool,
+    ) -> Poll<io::Result<()>> {
         while self.len > 0 {
             let n = if self.pieces.is_empty() {
                 ready!(Pin::new(&mut *io).poll_write(cx, &self.tail[self.tail_done..]))?
@@ -219,7 +244,11 @@ mod tests {
     struct Slow(Vec<u8>, usize);
 
     impl AsyncWrite for Slow {
-        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            b: &[u8],
+        ) -> Poll<io::Result<usize>> {
             let n = b.len().min(self.1);
             self.0.extend_from_slice(&b[..n]);
             Poll::Ready(Ok(n))
@@ -238,7 +267,10 @@ mod tests {
             let first = b[0];
             let (n, at) = match b[1] {
                 126 => (usize::from(u16::from_be_bytes([b[2], b[3]])), 4),
-                127 => (usize::try_from(u64::from_be_bytes(b[2..10].try_into().unwrap())).unwrap(), 10),
+                127 => (
+                    usize::try_from(u64::from_be_bytes(b[2..10].try_into().unwrap())).unwrap(),
+                    10,
+                ),
                 n => (usize::from(n), 2),
             };
             out.push((first, b[at..at + n].to_vec()));
@@ -251,7 +283,9 @@ mod tests {
     fn messages_of_all_sizes_in_order() {
         for step in [1_usize, 7, 4096, 1 << 20] {
             let mut out = Out::default();
-            let sizes = [0_usize, 1, 125, 126, 4_000, 5_000, 65_536, 70_000, 200_000, 3];
+            let sizes = [
+                0_usize, 1, 125, 126, 4_000, 5_000, 65_536, 70_000, 200_000, 3,
+            ];
             let mut want = Vec::new();
             for (i, size) in sizes.iter().enumerate() {
                 let body = vec![b'a' + i as u8; *size];
@@ -261,7 +295,9 @@ mod tests {
             let mut io = Slow(Vec::new(), step);
             let mut cx = Context::from_waker(std::task::Waker::noop());
             let mut wrote = false;
-            assert!(out.poll_flush(&mut io, &mut cx, &mut wrote).is_ready() && wrote && out.is_empty());
+            assert!(
+                out.poll_flush(&mut io, &mut cx, &mut wrote).is_ready() && wrote && out.is_empty()
+            );
             let mut got: Vec<Vec<u8>> = Vec::new();
             let mut part: Option<Vec<u8>> = None;
             for (first, body) in frames(&io.0) {
@@ -269,7 +305,11 @@ mod tests {
                 assert_eq!(first & 0x0f, if part.is_some() { CONTINUE } else { TEXT });
                 let mut message = part.take().unwrap_or_default();
                 message.extend_from_slice(&body);
-                if first & FIN == 0 { part = Some(message) } else { got.push(message) }
+                if first & FIN == 0 {
+                    part = Some(message)
+                } else {
+                    got.push(message)
+                }
             }
             assert_eq!(got, want, "step {step}");
         }
@@ -292,8 +332,18 @@ mod tests {
         let mut wrote = false;
         assert!(out.poll_flush(&mut io, &mut cx, &mut wrote).is_ready());
         let got = frames(&io.0);
-        assert_eq!(got[1], (0x8a, b"p".to_vec()), "the pong is not kept behind the big message");
+        assert_eq!(
+            got[1],
+            (0x8a, b"p".to_vec()),
+            "the pong is not kept behind the big message"
+        );
         assert_eq!(got.last().map(|f| f.0), Some(0x89));
-        assert_eq!(got.iter().filter(|f| f.0 & 0x0f < 3).map(|f| f.1.len()).sum::<usize>(), 300_000);
+        assert_eq!(
+            got.iter()
+                .filter(|f| f.0 & 0x0f < 3)
+                .map(|f| f.1.len())
+                .sum::<usize>(),
+            300_000
+        );
     }
 }

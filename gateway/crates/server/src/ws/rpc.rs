@@ -9,11 +9,7 @@ use gateway_core::{
     hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
     tenant::Tenant,
 };
-use gateway_protocol::{
-    error::RpcError,
-    frame::Close,
-    jsonrpc,
-};
+use gateway_protocol::{error::RpcError, frame::Close, jsonrpc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,16 +36,37 @@ pub(crate) struct Rpc {
 impl Rpc {
     pub(crate) fn new(ask: &Ask, found: Authenticated) -> Self {
         let beat = Beat::new(ask.app.timer.now_ms(), ask.app.limits.ping_interval_ms);
-        Self { tenant: found.tenant, caller: None, scopes: found.ceiling, cancel: CancellationToken::new(), hub: None, beat }
+        Self {
+            tenant: found.tenant,
+            caller: None,
+            scopes: found.ceiling,
+            cancel: CancellationToken::new(),
+            hub: None,
+            beat,
+        }
     }
 
     pub(crate) fn open(&mut self, link: &mut Link) {
         let app = link.app.clone();
         let id = app.host.new_conn_id();
-        let mode = if link.origin.is_some() { "ui" } else { "backend" };
-        let client = ClientInfo { id: "jsonrpc".to_owned(), mode: mode.to_owned(), ..ClientInfo::default() };
+        let mode = if link.origin.is_some() {
+            "ui"
+        } else {
+            "backend"
+        };
+        let client = ClientInfo {
+            id: "jsonrpc".to_owned(),
+            mode: mode.to_owned(),
+            ..ClientInfo::default()
+        };
         let ip = Some(link.socket.peer.ip());
-        let (role, caps) = (Role::Operator, Caps { tool_events: true, ..Caps::default() });
+        let (role, caps) = (
+            Role::Operator,
+            Caps {
+                tool_events: true,
+                ..Caps::default()
+            },
+        );
         let info = ConnInfo {
             conn: id.clone(),
             role,
@@ -86,18 +103,29 @@ impl Rpc {
                     Started::Done(answer) => link.text(answer),
                     Started::Running(running) => {
                         let kind = running.id.map_or(CallKind::Raw, CallKind::Rpc);
-                        link.calls.push(Call { kind, waits: running.waits, future: running.future });
+                        link.calls.push(Call {
+                            kind,
+                            waits: running.waits,
+                            future: running.future,
+                        });
                     }
                 }
                 return;
             }
             jsonrpc::Parsed::Batch(items) => items,
         };
-        let started = items.iter().map(|item| self.start(link, caller, item)).collect();
+        let started = items
+            .iter()
+            .map(|item| self.start(link, caller, item))
+            .collect();
         match rpc::batch(started) {
             Started::Nothing => {}
             Started::Done(answer) => link.text(answer),
-            Started::Running(running) => link.calls.push(Call { kind: CallKind::Raw, waits: running.waits, future: running.future }),
+            Started::Running(running) => link.calls.push(Call {
+                kind: CallKind::Raw,
+                waits: running.waits,
+                future: running.future,
+            }),
         }
     }
 
@@ -116,7 +144,12 @@ impl Rpc {
         rpc::start(&link.app, cx, item)
     }
 
-    pub(crate) fn answer(&mut self, link: &mut Link, kind: CallKind, result: Result<Bytes, RpcError>) {
+    pub(crate) fn answer(
+        &mut self,
+        link: &mut Link,
+        kind: CallKind,
+        result: Result<Bytes, RpcError>,
+    ) {
         match (kind, result) {
             (CallKind::Rpc(id), result) => link.text(rpc::encode(&id, result)),
             (_, Ok(whole)) if !whole.is_empty() => link.text(whole),
@@ -126,8 +159,12 @@ impl Rpc {
 
     pub(crate) fn event(&mut self, link: &mut Link, event: &WireEvent) {
         let seq = link.next_seq();
-        let prefix = format!(r#"{{"jsonrpc":"2.0","method":"event","params":{{"event":"{}","seq":{seq},"payload":"#, event.name);
-        link.out.message(TEXT, prefix.as_bytes(), &event.payload, b"}}");
+        let prefix = format!(
+            r#"{{"jsonrpc":"2.0","method":"event","params":{{"event":"{}","seq":{seq},"payload":"#,
+            event.name
+        );
+        link.out
+            .message(TEXT, prefix.as_bytes(), &event.payload, b"}}");
     }
 
     pub(crate) fn tick(&mut self, link: &mut Link) {
@@ -142,13 +179,22 @@ impl Rpc {
 
 /// The first of two results goes out as a notification that names the request.
 fn interim(link: &Link, item: &jsonrpc::Item<'_>) -> Option<InterimSink> {
-    let jsonrpc::Item::Call { id, method, .. } = item else { return None };
+    let jsonrpc::Item::Call { id, method, .. } = item else {
+        return None;
+    };
     if !link.app.interim.contains(&**method) {
         return None;
     }
     let (shared, id) = (link.shared.clone(), Box::<str>::from(id.get()));
     Some(Arc::new(move |payload| {
-        let params = [br#"{"id":"#, id.as_bytes(), br#","result":"#, &payload, b"}"].concat();
+        let params = [
+            br#"{"id":"#,
+            id.as_bytes(),
+            br#","result":"#,
+            &payload,
+            b"}",
+        ]
+        .concat();
         shared.frame(jsonrpc::encode_notification(jsonrpc::AGENT_ACCEPTED, &params).into());
     }))
 }

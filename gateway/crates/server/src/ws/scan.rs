@@ -2,7 +2,10 @@
 //!
 //! It reads only frame headers of the bytes on their way to the library, which stays the one that judges the protocol.
 
-use crate::limits::{WS_CONTROL_BURST, WS_CONTROL_PER_SECOND, WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE, WS_SMALL_FRAGMENT_BYTES};
+use crate::limits::{
+    WS_CONTROL_BURST, WS_CONTROL_PER_SECOND, WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE,
+    WS_SMALL_FRAGMENT_BYTES,
+};
 
 /// A limit that the peer broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +31,16 @@ pub(crate) struct Scanner {
 
 impl Scanner {
     pub(crate) fn new(now_ms: u64) -> Self {
-        Self { header: [0; 14], have: 0, skip: 0, open: false, fragments: 0, controls: WS_CONTROL_BURST, refilled_ms: now_ms, partial_since_ms: None }
+        Self {
+            header: [0; 14],
+            have: 0,
+            skip: 0,
+            open: false,
+            fragments: 0,
+            controls: WS_CONTROL_BURST,
+            refilled_ms: now_ms,
+            partial_since_ms: None,
+        }
     }
 
     /// Nothing is half received: neither a frame nor a fragmented message.
@@ -45,7 +57,9 @@ impl Scanner {
     pub(crate) fn feed(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), ScanFault> {
         while !bytes.is_empty() {
             if self.skip > 0 {
-                let n = usize::try_from(self.skip).unwrap_or(usize::MAX).min(bytes.len());
+                let n = usize::try_from(self.skip)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 self.skip -= n as u64;
                 bytes = &bytes[n..];
                 continue;
@@ -81,7 +95,9 @@ impl Scanner {
         if self.have < 2 + extended + mask {
             return None;
         }
-        let length = self.header[2..2 + extended].iter().fold(short, |n, b| (n << 8) | u64::from(*b));
+        let length = self.header[2..2 + extended]
+            .iter()
+            .fold(short, |n, b| (n << 8) | u64::from(*b));
         Some(length)
     }
 
@@ -92,13 +108,24 @@ impl Scanner {
         }
         // Larger fragments cost no more than their bytes, which the largest message bounds.
         let small = u32::from(payload < WS_SMALL_FRAGMENT_BYTES);
-        self.fragments = if opcode == 0 { self.fragments.saturating_add(small) } else { small };
+        self.fragments = if opcode == 0 {
+            self.fragments.saturating_add(small)
+        } else {
+            small
+        };
         self.open = !fin;
-        if self.fragments > WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE { Err(ScanFault::Fragments) } else { Ok(()) }
+        if self.fragments > WS_MAX_SMALL_FRAGMENTS_PER_MESSAGE {
+            Err(ScanFault::Fragments)
+        } else {
+            Ok(())
+        }
     }
 
     fn control(&mut self, now_ms: u64) -> Result<(), ScanFault> {
-        let refill = now_ms.saturating_sub(self.refilled_ms).saturating_mul(u64::from(WS_CONTROL_PER_SECOND)) / 1_000;
+        let refill = now_ms
+            .saturating_sub(self.refilled_ms)
+            .saturating_mul(u64::from(WS_CONTROL_PER_SECOND))
+            / 1_000;
         if refill > 0 {
             let refill = u32::try_from(refill).unwrap_or(WS_CONTROL_BURST);
             self.controls = self.controls.saturating_add(refill).min(WS_CONTROL_BURST);

@@ -46,7 +46,13 @@ pub(crate) struct Shared {
 impl Shared {
     /// `all` is the budget that the queues of all connections share.
     pub(crate) fn new(all: Arc<budget::Bytes>) -> Arc<Self> {
-        Arc::new(Self { waker: AtomicWaker::new(), due_ms: AtomicU64::new(0), stopping: AtomicBool::new(false), queue: Mutex::default(), all })
+        Arc::new(Self {
+            waker: AtomicWaker::new(),
+            due_ms: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            queue: Mutex::default(),
+            all,
+        })
     }
 
     pub(crate) fn listen(&self, cx: &std::task::Context<'_>) {
@@ -128,7 +134,9 @@ impl Drop for Shared {
 
 impl EventSink for Shared {
     fn push(&self, ev: &Arc<WireEvent>) {
-        self.take_in(ev.head.len(), ev.drop_if_slow, |q| q.events.push_back(ev.clone()));
+        self.take_in(ev.head.len(), ev.drop_if_slow, |q| {
+            q.events.push_back(ev.clone())
+        });
     }
 }
 
@@ -156,7 +164,11 @@ pub(crate) struct Listed {
 
 impl Timer {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), conns: Mutex::default(), some: Notify::new() })
+        Arc::new(Self {
+            start: Instant::now(),
+            conns: Mutex::default(),
+            some: Notify::new(),
+        })
     }
 
     /// Milliseconds since the timer was made; never goes back.
@@ -175,7 +187,10 @@ impl Timer {
         if first {
             self.some.notify_one();
         }
-        Listed { timer: self.clone(), key }
+        Listed {
+            timer: self.clone(),
+            key,
+        }
     }
 
     /// Tells every connection, present and future, to end.
@@ -224,7 +239,12 @@ mod tests {
     use super::*;
 
     fn event(len: usize, drop_if_slow: bool) -> Arc<WireEvent> {
-        Arc::new(WireEvent { name: "presence", head: Bytes::from(vec![b'x'; len]), payload: Bytes::new(), drop_if_slow })
+        Arc::new(WireEvent {
+            name: "presence",
+            head: Bytes::from(vec![b'x'; len]),
+            payload: Bytes::new(),
+            drop_if_slow,
+        })
     }
 
     /// Covers: R8.

@@ -50,13 +50,21 @@ struct Open {
 impl V4 {
     pub(crate) fn new(ask: Ask, now_ms: u64) -> Self {
         let handshake_by_ms = now_ms + ask.app.limits.handshake_timeout_ms;
-        Self { ask, handshake_by_ms, beat: Beat::new(now_ms, u64::MAX / 4), open: None }
+        Self {
+            ask,
+            handshake_by_ms,
+            beat: Beat::new(now_ms, u64::MAX / 4),
+            open: None,
+        }
     }
 
     /// The nonce is fresh for each socket. It is not kept: only proofs of device identity will be checked against it.
     pub(crate) fn open(&mut self, link: &mut Link) {
         let app = &self.ask.app;
-        let challenge = ChallengePayload { nonce: random::uuid(&*app.host.shared().random), ts: app.now_ms() };
+        let challenge = ChallengePayload {
+            nonce: random::uuid(&*app.host.shared().random),
+            ts: app.now_ms(),
+        };
         match serde_json::to_vec(&challenge) {
             Ok(payload) => link.text(frame::encode_targeted_event("connect.challenge", &payload)),
             Err(_) => link.close(Close::new(Close::INTERNAL, "")),
@@ -93,7 +101,10 @@ impl V4 {
     fn admit(&self, link: &Link, request: &Request<'_>) -> Result<(Open, Bytes), ConnectRefusal> {
         let app = &self.ask.app;
         // The plain decoder is as strict as the schema but says less: the slow one is asked only for its words.
-        let params = match request.params.map(|p| serde_json::from_str::<ConnectParams>(p.get())) {
+        let params = match request
+            .params
+            .map(|p| serde_json::from_str::<ConnectParams>(p.get()))
+        {
             Some(Ok(params)) => params,
             _ => ConnectParams::parse(request.params)?,
         };
@@ -111,7 +122,8 @@ impl V4 {
         let credentials = params.auth.as_ref();
         let token = credentials.and_then(|a| a.token.as_deref().or(a.device_token.as_deref()));
         let password = credentials.and_then(|a| a.password.as_deref());
-        let found = auth::check(&self.ask, token, password, Surface::V4).map_err(|e| ConnectRefusal::closing(e, Close::POLICY))?;
+        let found = auth::check(&self.ask, token, password, Surface::V4)
+            .map_err(|e| ConnectRefusal::closing(e, Close::POLICY))?;
         let scopes = self.scopes(link, &params, role, found.ceiling);
         let id = app.host.new_conn_id();
         let client = ClientInfo {
@@ -119,27 +131,77 @@ impl V4 {
             mode: params.client.mode.as_str(),
             version: params.client.version.as_str().to_owned(),
             platform: params.client.platform.as_str().to_owned(),
-            display_name: params.client.display_name.as_ref().map(|s| s.as_str().to_owned()),
-            device_family: params.client.device_family.as_ref().map(|s| s.as_str().to_owned()),
-            instance_id: params.client.instance_id.as_ref().map(|s| s.as_str().to_owned()),
+            display_name: params
+                .client
+                .display_name
+                .as_ref()
+                .map(|s| s.as_str().to_owned()),
+            device_family: params
+                .client
+                .device_family
+                .as_ref()
+                .map(|s| s.as_str().to_owned()),
+            instance_id: params
+                .client
+                .instance_id
+                .as_ref()
+                .map(|s| s.as_str().to_owned()),
         };
         let caps = Caps::parse(params.caps.iter().flatten().map(|c| c.as_str()));
         let ip = Some(link.socket.peer.ip());
-        let caller =
-            Arc::new(Caller { conn: Some(id.clone()), role, scopes, only_methods: None, caps, client: client.clone(), surface: Surface::V4, ip });
-        let info = ConnInfo { conn: id, role, scopes, caps, client, ip, events: EventPolicy::Always, connected_at_ms: app.now_ms() };
-        let hub = found.tenant.hub().register(info.clone(), link.shared.clone()).map_err(|_| {
-            let error = RpcError::new(DetailCode::Overloaded, "too many connections").retry_after_ms(1_000);
-            ConnectRefusal::closing(error, Close::STARTING)
-        })?;
-        let hello = app.host.hello_ok(&HelloInput { tenant: &found.tenant, conn: &info, auth_method: found.method });
-        let open = Open { tenant: found.tenant, caller, cancel: CancellationToken::new(), wrong_role: 0, _hub: hub };
+        let caller = Arc::new(Caller {
+            conn: Some(id.clone()),
+            role,
+            scopes,
+            only_methods: None,
+            caps,
+            client: client.clone(),
+            surface: Surface::V4,
+            ip,
+        });
+        let info = ConnInfo {
+            conn: id,
+            role,
+            scopes,
+            caps,
+            client,
+            ip,
+            events: EventPolicy::Always,
+            connected_at_ms: app.now_ms(),
+        };
+        let hub = found
+            .tenant
+            .hub()
+            .register(info.clone(), link.shared.clone())
+            .map_err(|_| {
+                let error = RpcError::new(DetailCode::Overloaded, "too many connections")
+                    .retry_after_ms(1_000);
+                ConnectRefusal::closing(error, Close::STARTING)
+            })?;
+        let hello = app.host.hello_ok(&HelloInput {
+            tenant: &found.tenant,
+            conn: &info,
+            auth_method: found.method,
+        });
+        let open = Open {
+            tenant: found.tenant,
+            caller,
+            cancel: CancellationToken::new(),
+            wrong_role: 0,
+            _hub: hub,
+        };
         Ok((open, hello))
     }
 
     /// The scopes of a client that proved no device identity: the helper of a local program and the local command line keep what
     /// they ask for; everyone else who knows the secret gets in without scopes, and so does a probe.
-    fn scopes(&self, link: &Link, params: &ConnectParams, role: Role, ceiling: ScopeSet) -> ScopeSet {
+    fn scopes(
+        &self,
+        link: &Link,
+        params: &ConnectParams,
+        role: Role,
+        ceiling: ScopeSet,
+    ) -> ScopeSet {
         let local = link.socket.loopback() && link.origin.is_none();
         let trusted = matches!(
             (params.client.id, params.client.mode),
@@ -148,21 +210,32 @@ impl V4 {
         if role != Role::Operator || !local || !trusted {
             return ScopeSet::NONE;
         }
-        ScopeSet::effective(ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str())), ceiling)
+        ScopeSet::effective(
+            ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str())),
+            ceiling,
+        )
     }
 
     fn request(&mut self, link: &mut Link, request: &Request<'_>) {
         let Some(open) = &self.open else { return };
         let id = request.id.get();
         if link.calls.len() >= WS_CALLS_IN_FLIGHT {
-            let error = RpcError::new(DetailCode::Overloaded, "too many calls at once on this connection").retry_after_ms(100);
+            let error = RpcError::new(
+                DetailCode::Overloaded,
+                "too many calls at once on this connection",
+            )
+            .retry_after_ms(100);
             return self.answer(link, CallKind::V4(id.into()), Err(error));
         }
         let cx = Cx {
             tenant: open.tenant.clone(),
             caller: open.caller.clone(),
             cancel: open.cancel.clone(),
-            interim: link.app.interim.contains(&*request.method).then(|| interim(link, id)),
+            interim: link
+                .app
+                .interim
+                .contains(&*request.method)
+                .then(|| interim(link, id)),
             traceparent: request.traceparent.as_deref().map(Into::into),
             idempotency: None,
         };
@@ -170,19 +243,33 @@ impl V4 {
             Dispatched::Ready(result) => self.answer(link, CallKind::V4(id.into()), result),
             Dispatched::Pending(future) => {
                 let waits = link.app.waits.contains(&*request.method);
-                link.calls.push(Call { kind: CallKind::V4(id.into()), waits, future });
+                link.calls.push(Call {
+                    kind: CallKind::V4(id.into()),
+                    waits,
+                    future,
+                });
             }
         }
     }
 
-    pub(crate) fn answer(&mut self, link: &mut Link, kind: CallKind, result: Result<Bytes, RpcError>) {
+    pub(crate) fn answer(
+        &mut self,
+        link: &mut Link,
+        kind: CallKind,
+        result: Result<Bytes, RpcError>,
+    ) {
         let CallKind::V4(id) = kind else { return };
         match result {
             Ok(payload) => {
                 if let Some(open) = &mut self.open {
                     open.wrong_role = 0;
                 }
-                let prefix = [br#"{"type":"res","id":"#, id.as_bytes(), br#","ok":true,"payload":"#].concat();
+                let prefix = [
+                    br#"{"type":"res","id":"#,
+                    id.as_bytes(),
+                    br#","ok":true,"payload":"#,
+                ]
+                .concat();
                 link.out.message(TEXT, &prefix, &payload, b"}");
             }
             Err(error) => {
@@ -211,7 +298,12 @@ impl V4 {
 
     fn own_event<T: serde::Serialize>(&mut self, link: &mut Link, name: &'static str, payload: &T) {
         if let Ok(payload) = serde_json::to_vec(payload) {
-            let event = WireEvent { name, head: frame::event_head(name, &payload, None).into(), payload: Bytes::new(), drop_if_slow: false };
+            let event = WireEvent {
+                name,
+                head: frame::event_head(name, &payload, None).into(),
+                payload: Bytes::new(),
+                drop_if_slow: false,
+            };
             self.event(link, &event);
         }
     }
@@ -224,12 +316,22 @@ impl V4 {
             return;
         }
         if self.beat.round(link) {
-            self.own_event(link, "tick", &TickPayload { ts: link.app.now_ms() });
+            self.own_event(
+                link,
+                "tick",
+                &TickPayload {
+                    ts: link.app.now_ms(),
+                },
+            );
         }
     }
 
     pub(crate) fn due(&self) -> u64 {
-        if self.open.is_some() { self.beat.due() } else { self.handshake_by_ms }
+        if self.open.is_some() {
+            self.beat.due()
+        } else {
+            self.handshake_by_ms
+        }
     }
 
     pub(crate) fn gone(&mut self) {

@@ -10,14 +10,18 @@ const FAULTS: &str = include_str!("../golden/handshake-faults.jsonl");
 const OPEN: &str = include_str!("../golden/open-faults.jsonl");
 
 fn lines(text: &str) -> impl Iterator<Item = Value> + '_ {
-    text.lines().filter(|l| !l.is_empty()).map(|l| serde_json::from_str(l).unwrap())
+    text.lines()
+        .filter(|l| !l.is_empty())
+        .map(|l| serde_json::from_str(l).unwrap())
 }
 
 /// `want` is what `got` has to be; `"*"` fits anything.
 fn fits(want: &Value, got: &Value) -> bool {
     match (want, got) {
         (Value::String(any), _) if any == "*" => true,
-        (Value::Object(w), Value::Object(g)) => w.len() == g.len() && w.iter().all(|(k, v)| g.get(k).is_some_and(|g| fits(v, g))),
+        (Value::Object(w), Value::Object(g)) => {
+            w.len() == g.len() && w.iter().all(|(k, v)| g.get(k).is_some_and(|g| fits(v, g)))
+        }
         _ => want == got,
     }
 }
@@ -31,20 +35,35 @@ fn handshake_faults_are_as_recorded() {
         let mut ws = gw.ws();
         let challenge = ws.json();
         assert_eq!(challenge["event"], "connect.challenge");
-        assert!(challenge["payload"]["nonce"].as_str().is_some_and(|n| n.len() == 36) && challenge["payload"]["ts"].is_u64());
-        assert!(challenge.get("seq").is_none() && challenge["payload"].get("capabilities").is_none());
+        assert!(
+            challenge["payload"]["nonce"]
+                .as_str()
+                .is_some_and(|n| n.len() == 36)
+                && challenge["payload"]["ts"].is_u64()
+        );
+        assert!(
+            challenge.get("seq").is_none() && challenge["payload"].get("capabilities").is_none()
+        );
         match (&case["raw"], &case["pad"], &case["connect"]) {
             (Value::String(raw), ..) => ws.text(raw),
-            (_, Value::Number(n), _) => ws.text(&connect(json!({ "pad": "a".repeat(n.as_u64().unwrap() as usize) })).to_string()),
+            (_, Value::Number(n), _) => ws.text(
+                &connect(json!({ "pad": "a".repeat(n.as_u64().unwrap() as usize) })).to_string(),
+            ),
             (.., change) => ws.text(&connect(change.clone()).to_string()),
         }
         for want in case["want"].as_array().unwrap() {
             if let Some(error) = want.get("res") {
                 let got = ws.json();
-                assert_eq!((&got["type"], &got["id"], &got["ok"]), (&json!("res"), &json!("c"), &json!(false)), "{name}");
+                assert_eq!(
+                    (&got["type"], &got["id"], &got["ok"]),
+                    (&json!("res"), &json!("c"), &json!(false)),
+                    "{name}"
+                );
                 assert!(fits(error, &got["error"]), "{name}: {}", got["error"]);
             } else {
-                let (code, reason) = ws.closed().unwrap_or_else(|| panic!("{name}: no close frame"));
+                let (code, reason) = ws
+                    .closed()
+                    .unwrap_or_else(|| panic!("{name}: no close frame"));
                 assert_eq!(json!([code, reason]), want["close"], "{name}");
             }
         }
@@ -65,7 +84,11 @@ fn malformed_frames_after_the_handshake_are_answered_and_the_socket_stays() {
                 break got;
             }
         };
-        assert_eq!((&got["id"], &got["error"]["code"]), (&case["want"]["id"], &json!("INVALID_REQUEST")), "{case}");
+        assert_eq!(
+            (&got["id"], &got["error"]["code"]),
+            (&case["want"]["id"], &json!("INVALID_REQUEST")),
+            "{case}"
+        );
         assert_eq!(got["error"]["message"], case["want"]["message"], "{case}");
     }
     // a binary frame is JSON all the same
@@ -85,14 +108,24 @@ fn a_password_field_may_hold_the_token_and_a_probe_may_be_older() {
     assert_eq!(ws.json()["ok"], true);
     let mut probe = gw.ws();
     probe.json();
-    let client = json!({ "id": "openclaw-probe", "version": "1", "platform": "linux", "mode": "probe" });
-    probe.text(&connect(json!({ "minProtocol": 3, "maxProtocol": 3, "client": client })).to_string());
+    let client =
+        json!({ "id": "openclaw-probe", "version": "1", "platform": "linux", "mode": "probe" });
+    probe.text(
+        &connect(json!({ "minProtocol": 3, "maxProtocol": 3, "client": client })).to_string(),
+    );
     let hello = probe.json();
-    assert_eq!((&hello["ok"], &hello["payload"]["auth"]["scopes"]), (&json!(true), &json!([])), "{hello}");
+    assert_eq!(
+        (&hello["ok"], &hello["payload"]["auth"]["scopes"]),
+        (&json!(true), &json!([])),
+        "{hello}"
+    );
     probe.call("h", "health", json!({}));
     assert_eq!(probe.answer("h")["ok"], true);
     probe.call("s", "sessions.list", json!({}));
-    assert_eq!(probe.answer("s")["error"]["details"]["code"], "MISSING_SCOPE");
+    assert_eq!(
+        probe.answer("s")["error"]["details"]["code"],
+        "MISSING_SCOPE"
+    );
 }
 
 /// Covers: A2.
@@ -106,21 +139,44 @@ fn only_local_tools_keep_the_scopes_that_they_declare() {
         };
         ws.json();
         let client = json!({ "id": client, "version": "1", "platform": "linux", "mode": mode });
-        ws.text(&connect(json!({ "client": client, "scopes": ["operator.read", "operator.everything"] })).to_string());
+        ws.text(
+            &connect(
+                json!({ "client": client, "scopes": ["operator.read", "operator.everything"] }),
+            )
+            .to_string(),
+        );
         ws.json()["payload"]["auth"]["scopes"].clone()
     };
     let own = format!("http://{}", gw.addr);
-    assert_eq!(scopes("gateway-client", "backend", None), json!(["operator.read"]));
+    assert_eq!(
+        scopes("gateway-client", "backend", None),
+        json!(["operator.read"])
+    );
     assert_eq!(scopes("cli", "cli", None), json!(["operator.read"]));
-    for (client, mode) in [("webchat-ui", "webchat"), ("cli", "backend"), ("gateway-client", "ui"), ("openclaw-tui", "ui"), ("test", "test")] {
+    for (client, mode) in [
+        ("webchat-ui", "webchat"),
+        ("cli", "backend"),
+        ("gateway-client", "ui"),
+        ("openclaw-tui", "ui"),
+        ("test", "test"),
+    ] {
         assert_eq!(scopes(client, mode, None), json!([]), "{client}/{mode}");
     }
-    assert_eq!(scopes("gateway-client", "backend", Some(&own)), json!([]), "a page is no local tool");
+    assert_eq!(
+        scopes("gateway-client", "backend", Some(&own)),
+        json!([]),
+        "a page is no local tool"
+    );
 }
 
 #[test]
 fn a_silent_socket_is_closed_at_its_deadline() {
-    let gw = gateway(|o| o.limits = Some(gateway_server::ServerLimits { handshake_timeout_ms: 800, ..Default::default() }));
+    let gw = gateway(|o| {
+        o.limits = Some(gateway_server::ServerLimits {
+            handshake_timeout_ms: 800,
+            ..Default::default()
+        })
+    });
     let mut ws = gw.ws();
     let start = Instant::now();
     ws.json();
@@ -137,19 +193,31 @@ fn guessing_from_a_page_is_slowed_down_even_on_this_machine() {
     for n in 0..40 {
         let mut ws = gw.upgrade("/", &[("Origin", &own)]).unwrap();
         ws.json();
-        let auth = if n % 2 == 0 { json!({ "token": "guess" }) } else { json!({ "token": "guess", "deviceToken": "x", "password": "y" }) };
+        let auth = if n % 2 == 0 {
+            json!({ "token": "guess" })
+        } else {
+            json!({ "token": "guess", "deviceToken": "x", "password": "y" })
+        };
         ws.text(&connect(json!({ "auth": auth })).to_string());
         let got = ws.json();
         match got["error"]["details"]["code"].as_str().unwrap() {
             "AUTH_TOKEN_MISMATCH" => refused += 1,
             "AUTH_RATE_LIMITED" => {
                 limited += 1;
-                assert!(got["error"]["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0) && got["error"]["retryable"] == true);
+                assert!(
+                    got["error"]["retryAfterMs"]
+                        .as_u64()
+                        .is_some_and(|ms| ms > 0)
+                        && got["error"]["retryable"] == true
+                );
             }
             other => panic!("{other}"),
         }
     }
-    assert!(refused <= 10 && limited >= 30, "{refused} verified, {limited} limited");
+    assert!(
+        refused <= 10 && limited >= 30,
+        "{refused} verified, {limited} limited"
+    );
     // the right token does not help while the address is locked out, and a local tool is not locked out with the page
     let mut page = gw.upgrade("/", &[("Origin", &own)]).unwrap();
     page.json();
@@ -171,5 +239,8 @@ fn wrong_roles_are_told_a_few_times() {
         let got = ws.answer(&n.to_string());
         assert_eq!(got["error"]["message"], "unauthorized role: node");
     }
-    assert_eq!(ws.closed(), Some((1008, "repeated unauthorized calls".to_owned())));
+    assert_eq!(
+        ws.closed(),
+        Some((1008, "repeated unauthorized calls".to_owned()))
+    );
 }

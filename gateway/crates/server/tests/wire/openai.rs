@@ -6,7 +6,15 @@ use crate::support::*;
 
 fn post(gw: &Gateway, body: &Value) -> Answer {
     let bearer = format!("Bearer {TOKEN}");
-    gw.ask("POST", "/v1/chat/completions", &[("Authorization", &bearer), ("Content-Type", "application/json")], body.to_string().as_bytes())
+    gw.ask(
+        "POST",
+        "/v1/chat/completions",
+        &[
+            ("Authorization", &bearer),
+            ("Content-Type", "application/json"),
+        ],
+        body.to_string().as_bytes(),
+    )
 }
 
 #[test]
@@ -14,56 +22,144 @@ fn whole_and_streaming_completions() {
     let gw = plain();
     let ask = |extra: Value| {
         let mut body = json!({ "model": "openclaw", "messages": [{ "role": "system", "content": "be brief" }, { "role": "user", "content": [{ "type": "text", "text": "one two three" }] }] });
-        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(extra.as_object().unwrap().clone());
         post(&gw, &body)
     };
     let whole = ask(json!({})).json();
-    let text = whole["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let text = whole["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(text.contains("one two three"), "{whole}");
-    assert_eq!((&whole["object"], &whole["choices"][0]["finish_reason"]), (&json!("chat.completion"), &json!("stop")));
-    assert!(whole["usage"]["total_tokens"].is_u64() && whole["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!(
+        (&whole["object"], &whole["choices"][0]["finish_reason"]),
+        (&json!("chat.completion"), &json!("stop"))
+    );
+    assert!(
+        whole["usage"]["total_tokens"].is_u64()
+            && whole["id"].as_str().unwrap().starts_with("chatcmpl-")
+    );
 
     let stream = ask(json!({ "stream": true, "stream_options": { "include_usage": true } }));
-    assert!(stream.header("content-type").unwrap().starts_with("text/event-stream"), "{stream:?}");
-    let events: Vec<&str> = stream.body.split("\n\n").filter(|e| !e.is_empty()).map(|e| e.strip_prefix("data: ").unwrap()).collect();
+    assert!(
+        stream
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/event-stream"),
+        "{stream:?}"
+    );
+    let events: Vec<&str> = stream
+        .body
+        .split("\n\n")
+        .filter(|e| !e.is_empty())
+        .map(|e| e.strip_prefix("data: ").unwrap())
+        .collect();
     assert_eq!(events.last(), Some(&"[DONE]"));
-    let chunks: Vec<Value> = events[..events.len() - 1].iter().map(|e| serde_json::from_str(e).unwrap()).collect();
-    let said: String = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
+    let chunks: Vec<Value> = events[..events.len() - 1]
+        .iter()
+        .map(|e| serde_json::from_str(e).unwrap())
+        .collect();
+    let said: String = chunks
+        .iter()
+        .filter_map(|c| c["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(said, text);
     assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
-    assert_eq!(chunks[chunks.len() - 2]["choices"][0]["finish_reason"], "stop");
-    assert_eq!((&chunks[chunks.len() - 1]["choices"], chunks[chunks.len() - 1]["usage"].is_object()), (&json!([]), true));
-    assert!(chunks.iter().all(|c| c["object"] == "chat.completion.chunk" && c["id"] == chunks[0]["id"]));
+    assert_eq!(
+        chunks[chunks.len() - 2]["choices"][0]["finish_reason"],
+        "stop"
+    );
+    assert_eq!(
+        (
+            &chunks[chunks.len() - 1]["choices"],
+            chunks[chunks.len() - 1]["usage"].is_object()
+        ),
+        (&json!([]), true)
+    );
+    assert!(
+        chunks
+            .iter()
+            .all(|c| c["object"] == "chat.completion.chunk" && c["id"] == chunks[0]["id"])
+    );
 }
 
 #[test]
 fn models_and_errors_have_the_shape_that_clients_read() {
     let gw = plain();
     let bearer = format!("Bearer {TOKEN}");
-    let list = gw.ask("GET", "/v1/models", &[("Authorization", &bearer)], b"").json();
+    let list = gw
+        .ask("GET", "/v1/models", &[("Authorization", &bearer)], b"")
+        .json();
     assert_eq!(list["object"], "list");
-    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["id"].as_str().unwrap())
+        .collect();
     assert!(ids.contains(&"openclaw/main"), "{ids:?}");
-    for path in ["/v1/models/openclaw/main", "/v1/models/openclaw%2Fmain", "/v1/models/openclaw"] {
-        assert_eq!(gw.ask("GET", path, &[("Authorization", &bearer)], b"").status, 200, "{path}");
+    for path in [
+        "/v1/models/openclaw/main",
+        "/v1/models/openclaw%2Fmain",
+        "/v1/models/openclaw",
+    ] {
+        assert_eq!(
+            gw.ask("GET", path, &[("Authorization", &bearer)], b"")
+                .status,
+            200,
+            "{path}"
+        );
     }
-    assert_eq!(gw.ask("GET", "/v1/models/gpt-9", &[("Authorization", &bearer)], b"").status, 404);
+    assert_eq!(
+        gw.ask(
+            "GET",
+            "/v1/models/gpt-9",
+            &[("Authorization", &bearer)],
+            b""
+        )
+        .status,
+        404
+    );
     let user = json!([{ "role": "user", "content": "hi" }]);
     let table = [
         (json!({ "model": "gpt-9", "messages": user }), 404),
         (json!({ "model": "openclaw", "messages": [] }), 400),
-        (json!({ "model": "openclaw", "messages": [{ "role": "assistant", "content": "hi" }] }), 400),
-        (json!({ "model": "openclaw", "messages": [{ "role": "user", "content": " " }] }), 400),
-        (json!({ "model": "openclaw", "messages": [{ "role": "wizard", "content": "hi" }] }), 400),
-        (json!({ "model": "openclaw", "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] }), 400),
-        (json!({ "model": "openclaw", "messages": user, "n": 2 }), 400),
-        (json!({ "model": "openclaw", "messages": user, "tools": [{}] }), 400),
+        (
+            json!({ "model": "openclaw", "messages": [{ "role": "assistant", "content": "hi" }] }),
+            400,
+        ),
+        (
+            json!({ "model": "openclaw", "messages": [{ "role": "user", "content": " " }] }),
+            400,
+        ),
+        (
+            json!({ "model": "openclaw", "messages": [{ "role": "wizard", "content": "hi" }] }),
+            400,
+        ),
+        (
+            json!({ "model": "openclaw", "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] }),
+            400,
+        ),
+        (
+            json!({ "model": "openclaw", "messages": user, "n": 2 }),
+            400,
+        ),
+        (
+            json!({ "model": "openclaw", "messages": user, "tools": [{}] }),
+            400,
+        ),
         (json!({ "model": 5, "messages": user }), 400),
         (json!({ "messages": user }), 400),
     ];
     for (body, status) in table {
         let answer = post(&gw, &body);
         assert_eq!(answer.status, status, "{body} {answer:?}");
-        assert!(answer.json()["error"]["message"].is_string() && answer.json()["error"]["type"].is_string(), "{answer:?}");
+        assert!(
+            answer.json()["error"]["message"].is_string()
+                && answer.json()["error"]["type"].is_string(),
+            "{answer:?}"
+        );
     }
 }

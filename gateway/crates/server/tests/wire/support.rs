@@ -27,7 +27,11 @@ pub struct Gateway {
 
 /// Starts a gateway; `change` sees the options before the start.
 pub fn gateway(change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
-    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rt = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let text = format!(
         r#"{{
@@ -35,7 +39,12 @@ pub fn gateway(change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
             tenants: {{ acme: {{ hosts: ["acme.example"], auth: {{ mode: "token", token: "{ACME}" }} }} }},
         }}"#
     );
-    let request = LoadRequest { state_dir: dir.path().to_owned(), config_path: None, overrides: Overrides::default(), env: &|_| None };
+    let request = LoadRequest {
+        state_dir: dir.path().to_owned(),
+        config_path: None,
+        overrides: Overrides::default(),
+        env: &|_| None,
+    };
     let settings = load_text(&text, &request, dir.path().join("gateway.json5")).unwrap();
     let mut host = HostOptions::new(dir.path(), settings);
     host.guests = false;
@@ -49,7 +58,12 @@ pub fn gateway(change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
         let mut ready = server.host().ready();
         ready.wait_for(|r| *r).await.unwrap();
     });
-    Gateway { addr: server.local_addr(), rt, server: Some(server), _dir: dir }
+    Gateway {
+        addr: server.local_addr(),
+        rt,
+        server: Some(server),
+        _dir: dir,
+    }
 }
 
 /// A gateway as it comes.
@@ -92,13 +106,23 @@ impl Gateway {
 
     pub fn rpc(&self, token: &str, body: &str) -> Answer {
         let bearer = format!("Bearer {token}");
-        self.ask("POST", "/rpc", &[("Authorization", &bearer), ("Content-Type", "application/json")], body.as_bytes())
+        self.ask(
+            "POST",
+            "/rpc",
+            &[
+                ("Authorization", &bearer),
+                ("Content-Type", "application/json"),
+            ],
+            body.as_bytes(),
+        )
     }
 
     /// Upgrades; the socket, or the status of the refusal.
     pub fn upgrade(&self, path: &str, headers: &[(&str, &str)]) -> Result<Ws, u16> {
         let mut s = self.tcp();
-        let mut head = format!("GET {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+        let mut head = format!(
+            "GET {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        );
         if !headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("host")) {
             head.push_str(&format!("Host: {}\r\n", self.addr));
         }
@@ -117,7 +141,11 @@ impl Gateway {
         }
         let head = String::from_utf8(seen).unwrap();
         match status(&head) {
-            101 => Ok(Ws { s, head, buf: Vec::new() }),
+            101 => Ok(Ws {
+                s,
+                head,
+                buf: Vec::new(),
+            }),
             other => Err(other),
         }
     }
@@ -152,7 +180,14 @@ pub fn connect(change: Value) -> Value {
         "auth": { "token": TOKEN },
     });
     for (key, value) in change.as_object().unwrap() {
-        if value.is_null() { params.as_object_mut().unwrap().remove(key) } else { params.as_object_mut().unwrap().insert(key.clone(), value.clone()) };
+        if value.is_null() {
+            params.as_object_mut().unwrap().remove(key)
+        } else {
+            params
+                .as_object_mut()
+                .unwrap()
+                .insert(key.clone(), value.clone())
+        };
     }
     json!({ "type": "req", "id": "c", "method": "connect", "params": params })
 }
@@ -171,7 +206,9 @@ impl Raw {
     /// Statuses of all answers that came.
     pub fn statuses(&self) -> Vec<u16> {
         let text = self.text();
-        let lines = text.match_indices("HTTP/1.1 ").map(|(at, _)| status(&text[at..]));
+        let lines = text
+            .match_indices("HTTP/1.1 ")
+            .map(|(at, _)| status(&text[at..]));
         lines.filter(|s| *s != 0).collect()
     }
 }
@@ -181,10 +218,25 @@ pub fn read_all(s: &mut TcpStream) -> Raw {
     let mut buf = [0; 65536];
     loop {
         match s.read(&mut buf) {
-            Ok(0) => return Raw { bytes, closed: true },
+            Ok(0) => {
+                return Raw {
+                    bytes,
+                    closed: true,
+                };
+            }
             Ok(n) => bytes.extend_from_slice(&buf[..n]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Raw { bytes, closed: false },
-            Err(_) => return Raw { bytes, closed: true },
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Raw {
+                    bytes,
+                    closed: false,
+                };
+            }
+            Err(_) => {
+                return Raw {
+                    bytes,
+                    closed: true,
+                };
+            }
         }
     }
 }
@@ -204,12 +256,27 @@ pub struct Answer {
 impl Answer {
     fn of(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-        let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
-        Self { status: status(head), head: head.to_owned(), body }
+        let body = if head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked")
+        {
+            unchunk(body)
+        } else {
+            body.to_owned()
+        };
+        Self {
+            status: status(head),
+            head: head.to_owned(),
+            body,
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
-        self.head.lines().filter_map(|l| l.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.to_owned())
+        self.head
+            .lines()
+            .filter_map(|l| l.split_once(": "))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.to_owned())
     }
 
     pub fn json(&self) -> Value {
@@ -274,7 +341,9 @@ impl Ws {
     }
 
     pub fn call(&mut self, id: &str, method: &str, params: Value) {
-        self.text(&json!({ "type": "req", "id": id, "method": method, "params": params }).to_string());
+        self.text(
+            &json!({ "type": "req", "id": id, "method": method, "params": params }).to_string(),
+        );
     }
 
     /// The next frame; `None` when the stream is over or silent.
@@ -333,8 +402,16 @@ impl Ws {
         loop {
             let frame = self.frame()?;
             if frame.opcode == 8 {
-                let code = if frame.payload.len() < 2 { 1005 } else { u16::from_be_bytes([frame.payload[0], frame.payload[1]]) };
-                return Some((code, String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default()).into_owned()));
+                let code = if frame.payload.len() < 2 {
+                    1005
+                } else {
+                    u16::from_be_bytes([frame.payload[0], frame.payload[1]])
+                };
+                return Some((
+                    code,
+                    String::from_utf8_lossy(frame.payload.get(2..).unwrap_or_default())
+                        .into_owned(),
+                ));
             }
         }
     }
@@ -345,18 +422,33 @@ fn parse(b: &[u8]) -> Option<(Frame, usize)> {
     assert_eq!(second & 0x80, 0, "a server does not mask");
     let (len, at) = match second {
         126 => (usize::from(u16::from_be_bytes([*b.get(2)?, *b.get(3)?])), 4),
-        127 => (usize::try_from(u64::from_be_bytes(b.get(2..10)?.try_into().unwrap())).unwrap(), 10),
+        127 => (
+            usize::try_from(u64::from_be_bytes(b.get(2..10)?.try_into().unwrap())).unwrap(),
+            10,
+        ),
         n => (usize::from(n), 2),
     };
     let payload = b.get(at..at + len)?.to_vec();
     assert_eq!(first & 0x70, 0, "no extension was negotiated");
-    Some((Frame { fin: first & 0x80 != 0, opcode: first & 0x0f, payload }, at + len))
+    Some((
+        Frame {
+            fin: first & 0x80 != 0,
+            opcode: first & 0x0f,
+            payload,
+        },
+        at + len,
+    ))
 }
 
 /// Resident memory of this process, in KiB.
 pub fn rss_kib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    text.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.trim().split(' ').next()).unwrap().parse().unwrap()
+    text.lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .and_then(|l| l.trim().split(' ').next())
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// Waits until `f` is true.

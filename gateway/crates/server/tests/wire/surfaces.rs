@@ -13,22 +13,41 @@ fn examples() -> Vec<(&'static str, Value)> {
     let invalid = || json!({ "jsonrpc": "2.0", "error": { "code": -32600, "message": "Invalid Request" }, "id": null });
     let parse = || json!({ "jsonrpc": "2.0", "error": { "code": -32700, "message": "Parse error" }, "id": null });
     vec![
-        (r#"{"jsonrpc": "2.0", "method": "foobar", "id": "1"}"#, not_found(json!("1"))),
-        (r#"{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]"#, parse()),
-        (r#"{"jsonrpc": "2.0", "method": 1, "params": "bar"}"#, invalid()),
-        (r#"[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},{"jsonrpc": "2.0", "method"]"#, parse()),
+        (
+            r#"{"jsonrpc": "2.0", "method": "foobar", "id": "1"}"#,
+            not_found(json!("1")),
+        ),
+        (
+            r#"{"jsonrpc": "2.0", "method": "foobar, "params": "bar", "baz]"#,
+            parse(),
+        ),
+        (
+            r#"{"jsonrpc": "2.0", "method": 1, "params": "bar"}"#,
+            invalid(),
+        ),
+        (
+            r#"[{"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},{"jsonrpc": "2.0", "method"]"#,
+            parse(),
+        ),
         ("[]", invalid()),
         ("[1]", json!([invalid()])),
         ("[1,2,3]", json!([invalid(), invalid(), invalid()])),
-        (r#"[{"jsonrpc":"2.0","method":"none","id":5},{"foo":"boo"},{"jsonrpc":"2.0","method":"gone"}]"#, json!([not_found(json!(5)), invalid()])),
+        (
+            r#"[{"jsonrpc":"2.0","method":"none","id":5},{"foo":"boo"},{"jsonrpc":"2.0","method":"gone"}]"#,
+            json!([not_found(json!(5)), invalid()]),
+        ),
     ]
 }
 
 /// `got` may say more (`data`), never something else.
 fn within(want: &Value, got: &Value) -> bool {
     match (want, got) {
-        (Value::Object(w), Value::Object(g)) => w.iter().all(|(k, v)| g.get(k).is_some_and(|g| within(v, g))),
-        (Value::Array(w), Value::Array(g)) => w.len() == g.len() && w.iter().all(|v| g.iter().any(|g| within(v, g))),
+        (Value::Object(w), Value::Object(g)) => w
+            .iter()
+            .all(|(k, v)| g.get(k).is_some_and(|g| within(v, g))),
+        (Value::Array(w), Value::Array(g)) => {
+            w.len() == g.len() && w.iter().all(|v| g.iter().any(|g| within(v, g)))
+        }
         _ => want == got,
     }
 }
@@ -36,7 +55,9 @@ fn within(want: &Value, got: &Value) -> bool {
 #[test]
 fn the_examples_of_the_specification_on_both_transports() {
     let gw = plain();
-    let mut ws = gw.upgrade("/rpc", &[("Authorization", &format!("Bearer {TOKEN}"))]).unwrap();
+    let mut ws = gw
+        .upgrade("/rpc", &[("Authorization", &format!("Bearer {TOKEN}"))])
+        .unwrap();
     for (send, want) in examples() {
         let got = gw.rpc(TOKEN, send).json();
         assert!(within(&want, &got), "POST {send}: {got}");
@@ -45,32 +66,83 @@ fn the_examples_of_the_specification_on_both_transports() {
         assert!(within(&want, &got), "WS {send}: {got}");
     }
     // notifications are never answered, whatever happens to them
-    for send in [r#"{"jsonrpc":"2.0","method":"health"}"#, r#"{"jsonrpc":"2.0","method":"foobar"}"#, r#"[{"jsonrpc":"2.0","method":"health"},{"jsonrpc":"2.0","method":"none"}]"#] {
+    for send in [
+        r#"{"jsonrpc":"2.0","method":"health"}"#,
+        r#"{"jsonrpc":"2.0","method":"foobar"}"#,
+        r#"[{"jsonrpc":"2.0","method":"health"},{"jsonrpc":"2.0","method":"none"}]"#,
+    ] {
         let answer = gw.rpc(TOKEN, send);
         assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{send}");
         ws.text(send);
     }
     ws.text(r#"{"jsonrpc":"2.0","method":"health","id":"last"}"#);
     let got = ws.json();
-    assert_eq!((&got["id"], &got["result"]["ok"]), (&json!("last"), &json!(true)), "{got}");
+    assert_eq!(
+        (&got["id"], &got["result"]["ok"]),
+        (&json!("last"), &json!(true)),
+        "{got}"
+    );
     // strict: a parameter that nobody published is refused here
-    assert_eq!(gw.rpc(TOKEN, r#"{"jsonrpc":"2.0","id":1,"method":"sessions.list","params":{"surprise":1}}"#).json()["error"]["code"], -32602);
+    assert_eq!(
+        gw.rpc(
+            TOKEN,
+            r#"{"jsonrpc":"2.0","id":1,"method":"sessions.list","params":{"surprise":1}}"#
+        )
+        .json()["error"]["code"],
+        -32602
+    );
 }
 
 /// Covers: A16.
 #[test]
 fn the_socket_of_json_rpc_wants_its_bearer_at_the_upgrade() {
     let gw = plain();
-    let offered = |token: &str| format!("jsonrpc, gateway.bearer.{}", URL_SAFE_NO_PAD.encode(token));
+    let offered =
+        |token: &str| format!("jsonrpc, gateway.bearer.{}", URL_SAFE_NO_PAD.encode(token));
     assert_eq!(gw.upgrade("/rpc", &[]).err(), Some(401));
-    assert_eq!(gw.upgrade("/rpc", &[("Authorization", "Bearer wrong")]).err(), Some(401));
-    assert_eq!(gw.upgrade("/rpc", &[("Authorization", "Basic eDp5")]).err(), Some(401));
-    assert_eq!(gw.upgrade("/rpc", &[("Sec-WebSocket-Protocol", &offered("wrong"))]).err(), Some(401));
-    assert_eq!(gw.upgrade("/rpc", &[("Sec-WebSocket-Protocol", "jsonrpc, gateway.bearer.%%%")]).err(), Some(401));
-    assert_eq!(gw.upgrade(&format!("/rpc?token={TOKEN}"), &[]).err(), Some(401), "never from an address");
-    assert_eq!(gw.upgrade("/t/acme/rpc", &[("Sec-WebSocket-Protocol", &offered(TOKEN))]).err(), Some(401));
-    let mut ws = gw.upgrade("/t/acme/rpc", &[("Sec-WebSocket-Protocol", &offered(ACME))]).unwrap();
-    assert!(ws.head.contains("jsonrpc") && !ws.head.contains("bearer"), "the token is never selected: {}", ws.head);
+    assert_eq!(
+        gw.upgrade("/rpc", &[("Authorization", "Bearer wrong")])
+            .err(),
+        Some(401)
+    );
+    assert_eq!(
+        gw.upgrade("/rpc", &[("Authorization", "Basic eDp5")]).err(),
+        Some(401)
+    );
+    assert_eq!(
+        gw.upgrade("/rpc", &[("Sec-WebSocket-Protocol", &offered("wrong"))])
+            .err(),
+        Some(401)
+    );
+    assert_eq!(
+        gw.upgrade(
+            "/rpc",
+            &[("Sec-WebSocket-Protocol", "jsonrpc, gateway.bearer.%%%")]
+        )
+        .err(),
+        Some(401)
+    );
+    assert_eq!(
+        gw.upgrade(&format!("/rpc?token={TOKEN}"), &[]).err(),
+        Some(401),
+        "never from an address"
+    );
+    assert_eq!(
+        gw.upgrade(
+            "/t/acme/rpc",
+            &[("Sec-WebSocket-Protocol", &offered(TOKEN))]
+        )
+        .err(),
+        Some(401)
+    );
+    let mut ws = gw
+        .upgrade("/t/acme/rpc", &[("Sec-WebSocket-Protocol", &offered(ACME))])
+        .unwrap();
+    assert!(
+        ws.head.contains("jsonrpc") && !ws.head.contains("bearer"),
+        "the token is never selected: {}",
+        ws.head
+    );
     ws.text(r#"{"jsonrpc":"2.0","id":1,"method":"health"}"#);
     assert_eq!(ws.json()["id"], 1, "no challenge before it");
 }
@@ -78,7 +150,9 @@ fn the_socket_of_json_rpc_wants_its_bearer_at_the_upgrade() {
 #[test]
 fn events_come_as_notifications_after_a_subscription() {
     let gw = plain();
-    let mut ws = gw.upgrade("/rpc", &[("Authorization", &format!("Bearer {TOKEN}"))]).unwrap();
+    let mut ws = gw
+        .upgrade("/rpc", &[("Authorization", &format!("Bearer {TOKEN}"))])
+        .unwrap();
     ws.text(r#"{"jsonrpc":"2.0","id":1,"method":"sessions.messages.subscribe","params":{"key":"main"}}"#);
     assert!(ws.json()["result"].is_object());
     ws.text(r#"{"jsonrpc":"2.0","id":2,"method":"chat.send","params":{"sessionKey":"main","message":"hi there","idempotencyKey":"r1"}}"#);
@@ -90,7 +164,11 @@ fn events_come_as_notifications_after_a_subscription() {
             answered = true;
             continue;
         }
-        assert_eq!((&got["jsonrpc"], &got["method"]), (&json!("2.0"), &json!("event")), "{got}");
+        assert_eq!(
+            (&got["jsonrpc"], &got["method"]),
+            (&json!("2.0"), &json!("event")),
+            "{got}"
+        );
         let (name, payload) = (&got["params"]["event"], &got["params"]["payload"]);
         let seq = got["params"]["seq"].as_u64().unwrap();
         assert_eq!(seq, last + 1);
@@ -107,7 +185,11 @@ fn events_come_as_notifications_after_a_subscription() {
     loop {
         let got = ws.json();
         if got["method"] == "agent.accepted" {
-            assert_eq!((&got["params"]["id"], &got["params"]["result"]["status"]), (&json!(3), &json!("accepted")), "{got}");
+            assert_eq!(
+                (&got["params"]["id"], &got["params"]["result"]["status"]),
+                (&json!(3), &json!("accepted")),
+                "{got}"
+            );
             accepted = true;
         }
         if got["id"] == 3 {
@@ -123,14 +205,28 @@ fn a_socket_that_was_bound_before_and_an_address_in_use() {
     let bound = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = bound.local_addr().unwrap().port();
     let gw = gateway(|o| o.listener = Some(bound));
-    assert_eq!((gw.addr.port(), gw.ask("GET", "/healthz", &[], b"").status), (port, 200));
+    assert_eq!(
+        (gw.addr.port(), gw.ask("GET", "/healthz", &[], b"").status),
+        (port, 200)
+    );
     let dir = tempfile::tempdir().unwrap();
-    let request = gateway_config::LoadRequest { state_dir: dir.path().to_owned(), config_path: None, overrides: Default::default(), env: &|_| None };
+    let request = gateway_config::LoadRequest {
+        state_dir: dir.path().to_owned(),
+        config_path: None,
+        overrides: Default::default(),
+        env: &|_| None,
+    };
     let text = format!(r#"{{ gateway: {{ auth: {{ mode: "token", token: "{TOKEN}" }} }} }}"#);
-    let settings = gateway_config::load_text(&text, &request, dir.path().join("gateway.json5")).unwrap();
-    let mut options = gateway_server::GatewayServerOptions::new(gateway_core::host::HostOptions::new(dir.path(), settings));
+    let settings =
+        gateway_config::load_text(&text, &request, dir.path().join("gateway.json5")).unwrap();
+    let mut options = gateway_server::GatewayServerOptions::new(
+        gateway_core::host::HostOptions::new(dir.path(), settings),
+    );
     options.port = Some(port);
-    let error = gw.rt.block_on(gateway_server::start_gateway_server(options)).unwrap_err();
+    let error = gw
+        .rt
+        .block_on(gateway_server::start_gateway_server(options))
+        .unwrap_err();
     assert!(error.to_string().contains("next step"), "{error}");
     // cancelling the token stops it as well as calling shutdown
     let token = tokio_util::sync::CancellationToken::new();
@@ -160,13 +256,21 @@ fn tls_with_a_given_configuration() {
     assert!(gw.server.as_ref().unwrap().url().starts_with("https://"));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert).unwrap();
-    let mut client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let mut conn = rustls::ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut conn =
+        rustls::ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())
+            .unwrap();
     let mut tcp = gw.tcp();
     let mut tls = rustls::Stream::new(&mut conn, &mut tcp);
     let port = gw.addr.port();
-    let head = format!("GET / HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: https://localhost:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: localhost:{port}\r\nOrigin: https://localhost:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
     tls.write_all(head.as_bytes()).unwrap();
     let mut seen = Vec::new();
     let mut buf = [0; 4096];
@@ -175,7 +279,8 @@ fn tls_with_a_given_configuration() {
         assert!(n > 0, "{}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&buf[..n]);
     }
-    tls.write_all(&frame(0x81, connect(json!({})).to_string().as_bytes())).unwrap();
+    tls.write_all(&frame(0x81, connect(json!({})).to_string().as_bytes()))
+        .unwrap();
     while !String::from_utf8_lossy(&seen).contains("hello-ok") {
         let n = tls.read(&mut buf).unwrap();
         assert!(n > 0);
@@ -183,5 +288,12 @@ fn tls_with_a_given_configuration() {
     }
     assert_eq!(conn.alpn_protocol(), Some(b"http/1.1".as_slice()));
     // plain HTTP on the TLS port is not answered
-    assert_eq!(gw.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", std::time::Duration::from_secs(2)).statuses(), Vec::<u16>::new());
+    assert_eq!(
+        gw.raw(
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+            std::time::Duration::from_secs(2)
+        )
+        .statuses(),
+        Vec::<u16>::new()
+    );
 }
