@@ -171,9 +171,27 @@ pub(crate) fn url_pattern(text: &str) -> bool {
     };
     let (authority, path) = rest.split_at(slash);
     split_authority(&authority.to_ascii_lowercase()).is_some()
-        && path
-            .chars()
-            .all(|c| c.is_ascii_graphic() && !"*#\\\"<>{}|^`".contains(c))
+        && without_placeholders(path).is_some_and(|path| {
+            path.chars()
+                .all(|c| c.is_ascii_graphic() && !"*#\\\"<>{}|^`".contains(c))
+        })
+}
+
+/// The path without its `{secret:NAME}`: a rule names the secrets that may be put into the path, as in
+/// `https://bots.example/bot{secret:token}/*`. `None` when one is not well formed.
+fn without_placeholders(path: &str) -> Option<String> {
+    let mut plain = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once("{secret:") {
+        let (name, after) = after.split_once('}')?;
+        if !secret_name(name) {
+            return None;
+        }
+        plain.push_str(before);
+        rest = after;
+    }
+    plain.push_str(rest);
+    Some(plain)
 }
 
 /// 1 to 64 of letters, digits, `-`, `_`, `.`; not beginning with a dot.
@@ -285,6 +303,21 @@ mod tests {
         assert!(secret_name("telegram-default-token"));
         for bad in ["", ".", "..", "a/b", ".hidden", "a b", "ü"] {
             assert!(!secret_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn url_patterns_may_name_secrets_in_the_path() {
+        for (text, expect) in [
+            ("https://a.example/*", true),
+            ("http://127.0.0.1:8081/bot{secret:token}/*", true),
+            ("https://a.example/bot{secret:}/*", false),
+            ("https://a.example/bot{secret:token/*", false),
+            ("https://a.example/bot{token}/*", false),
+            ("https://{secret:host}.example/*", false),
+            ("https://a.example/*/x", false),
+        ] {
+            assert_eq!(url_pattern(text), expect, "{text}");
         }
     }
 }
