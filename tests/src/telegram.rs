@@ -58,7 +58,11 @@ impl BotApi {
     pub async fn start(token: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = Self {
-            state: Arc::new(Mutex::new(State { next_update: 1000, next_message: 1, ..State::default() })),
+            state: Arc::new(Mutex::new(State {
+                next_update: 1000,
+                next_message: 1,
+                ..State::default()
+            })),
             arrived: Arc::new(Notify::new()),
             addr: listener.local_addr().unwrap(),
             token: token.to_owned(),
@@ -82,12 +86,10 @@ impl BotApi {
         api
     }
 
-    /// Queues a text message of `user` in `chat` and returns its update id.
-    pub fn push_text(&self, chat: i64, chat_type: &str, user: i64, text: &str) -> i64 {
-        let mut state = self.state.lock().unwrap();
-        let id = state.next_update;
-        state.next_update += 1;
-        let update = json!({
+    /// The update that [`BotApi::push_text`] made, to be handed out again.
+    #[must_use]
+    pub fn update_of(&self, id: i64, chat: i64, chat_type: &str, user: i64, text: &str) -> Value {
+        let mut update = json!({
             "update_id": id,
             "message": {
                 "message_id": id, "date": 1_700_000_000 + id, "text": text,
@@ -95,7 +97,26 @@ impl BotApi {
                 "from": {"id": user, "is_bot": false, "first_name": format!("user{user}")},
             },
         });
-        state.updates.push_back(update);
+        if let Some(length) = text
+            .split_whitespace()
+            .next()
+            .filter(|word| word.starts_with('@'))
+            .map(str::len)
+        {
+            update["message"]["entities"] =
+                json!([{"type": "mention", "offset": 0, "length": length}]);
+        }
+        update
+    }
+
+    /// Queues a text message of `user` in `chat` and returns its update id.
+    pub fn push_text(&self, chat: i64, chat_type: &str, user: i64, text: &str) -> i64 {
+        let mut state = self.state.lock().unwrap();
+        let id = state.next_update;
+        state.next_update += 1;
+        state
+            .updates
+            .push_back(self.update_of(id, chat, chat_type, user, text));
         drop(state);
         self.arrived.notify_waiters();
         id
@@ -140,23 +161,44 @@ impl BotApi {
     async fn answer(&self, request: Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or("").to_owned();
-        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
         let Some(method) = path.strip_prefix(&format!("/bot{}/", self.token)) else {
             self.state.lock().unwrap().wrong_token += 1;
-            return reply(401, &json!({"ok": false, "error_code": 401, "description": "Unauthorized"}));
+            return reply(
+                401,
+                &json!({"ok": false, "error_code": 401, "description": "Unauthorized"}),
+            );
         };
         let mut params: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({}));
         for (key, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            params[key] = value.parse::<i64>().map_or_else(|_| json!(value), |number| json!(number));
+            params[key] = value
+                .parse::<i64>()
+                .map_or_else(|_| json!(value), |number| json!(number));
         }
-        *self.state.lock().unwrap().calls.entry(method.to_owned()).or_default() += 1;
+        *self
+            .state
+            .lock()
+            .unwrap()
+            .calls
+            .entry(method.to_owned())
+            .or_default() += 1;
         match method {
-            "getMe" => ok(json!({"id": 4242, "is_bot": true, "first_name": "Gate", "username": "gate_bot"})),
+            "getMe" => ok(
+                json!({"id": 4242, "is_bot": true, "first_name": "Gate", "username": "gate_bot"}),
+            ),
             "setWebhook" | "deleteWebhook" => ok(json!(true)),
             "getUpdates" => self.updates(&params).await,
             "sendMessage" => self.send(&params).await,
             "editMessageText" => self.edit(&params).await,
-            _ => reply(404, &json!({"ok": false, "error_code": 404, "description": "Not Found"})),
+            _ => reply(
+                404,
+                &json!({"ok": false, "error_code": 404, "description": "Not Found"}),
+            ),
         }
     }
 
@@ -172,7 +214,9 @@ impl BotApi {
                 let mut state = self.state.lock().unwrap();
                 state.confirmed = state.confirmed.max(offset);
                 let confirmed = state.confirmed;
-                state.updates.retain(|update| update["update_id"].as_i64().unwrap() >= confirmed);
+                state
+                    .updates
+                    .retain(|update| update["update_id"].as_i64().unwrap() >= confirmed);
                 let mut batch: Vec<Value> = state.repeats.drain(..).collect();
                 batch.extend(state.updates.iter().take(20).cloned());
                 if !batch.is_empty() {
@@ -186,8 +230,12 @@ impl BotApi {
     }
 
     async fn send(&self, params: &Value) -> Response<Full<Bytes>> {
-        let (Some(chat_id), Some(text)) = (params["chat_id"].as_i64(), params["text"].as_str()) else {
-            return reply(400, &json!({"ok": false, "error_code": 400, "description": "Bad Request: chat_id and text"}));
+        let (Some(chat_id), Some(text)) = (params["chat_id"].as_i64(), params["text"].as_str())
+        else {
+            return reply(
+                400,
+                &json!({"ok": false, "error_code": 400, "description": "Bad Request: chat_id and text"}),
+            );
         };
         let (id, delay) = {
             let mut state = self.state.lock().unwrap();
@@ -201,16 +249,30 @@ impl BotApi {
             let id = state.next_message;
             state.next_message += 1;
             let thread_id = params["message_thread_id"].as_i64();
-            state.sent.insert(id, Sent { chat_id, thread_id, text: text.to_owned(), edits: 0 });
+            state.sent.insert(
+                id,
+                Sent {
+                    chat_id,
+                    thread_id,
+                    text: text.to_owned(),
+                    edits: 0,
+                },
+            );
             (id, state.delay)
         };
         tokio::time::sleep(delay).await;
-        ok(json!({"message_id": id, "date": 1_700_000_000, "chat": {"id": chat_id, "type": "private"}, "text": text}))
+        ok(
+            json!({"message_id": id, "date": 1_700_000_000, "chat": {"id": chat_id, "type": "private"}, "text": text}),
+        )
     }
 
     async fn edit(&self, params: &Value) -> Response<Full<Bytes>> {
-        let (Some(id), Some(text)) = (params["message_id"].as_i64(), params["text"].as_str()) else {
-            return reply(400, &json!({"ok": false, "error_code": 400, "description": "Bad Request: message_id and text"}));
+        let (Some(id), Some(text)) = (params["message_id"].as_i64(), params["text"].as_str())
+        else {
+            return reply(
+                400,
+                &json!({"ok": false, "error_code": 400, "description": "Bad Request: message_id and text"}),
+            );
         };
         let mut state = self.state.lock().unwrap();
         match state.sent.get_mut(&id) {
@@ -221,9 +283,14 @@ impl BotApi {
             Some(sent) => {
                 sent.text = text.to_owned();
                 sent.edits += 1;
-                ok(json!({"message_id": id, "date": 1_700_000_000, "chat": {"id": sent.chat_id, "type": "private"}, "text": text}))
+                ok(
+                    json!({"message_id": id, "date": 1_700_000_000, "chat": {"id": sent.chat_id, "type": "private"}, "text": text}),
+                )
             }
-            None => reply(400, &json!({"ok": false, "error_code": 400, "description": "Bad Request: message to edit not found"})),
+            None => reply(
+                400,
+                &json!({"ok": false, "error_code": 400, "description": "Bad Request: message to edit not found"}),
+            ),
         }
     }
 }

@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod page;
+mod telegram;
 mod tenants;
+mod trace;

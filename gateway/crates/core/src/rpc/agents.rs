@@ -66,12 +66,6 @@ pub(super) async fn agent(cx: Cx, p: AgentParams) -> Result<AgentResult, RpcErro
     if !cx.caller.scopes.allows(needed) {
         return Err(RpcError::missing_scope(needed));
     }
-    if p.extra_system_prompt
-        .as_deref()
-        .is_some_and(|s| !s.is_empty())
-    {
-        return Err(RpcError::unsupported("extraSystemPrompt"));
-    }
     let text = p
         .session_key
         .as_deref()

@@ -131,8 +131,6 @@ crate::params! {
             "expectedExistingSessionId" expected_existing_session_id: NonEmpty,
             /// Longest time for the run, in seconds; 0: the default.
             "timeout" timeout: u64,
-            /// Added to the agent's system prompt for this run.
-            "extraSystemPrompt" extra_system_prompt: String,
             /// Label for a session that this makes.
             "label" label: Text<1, 512>,
         }
@@ -163,6 +161,7 @@ crate::params! {
             "cwd": "Runs have no working directory.",
             "modelRun": "Not offered.",
             "promptMode": "The agent's configuration decides.",
+            "extraSystemPrompt": "The agent's configuration holds its instructions.",
             "acpTurnSource": "There are no ACP agents yet.",
             "internalRuntimeHandoffId": "Only for OpenClaw's own parts.",
             "internalExecutionIdentityRetry": "Only for OpenClaw's own parts.",
