@@ -23,10 +23,10 @@ use crate::{
     app::App,
     budget::Permit,
     guard::Socket,
+    head::HeadFault,
     http,
     limits::{
-        ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, MAX_REQUESTS_PER_CONNECTION, TLS_HANDSHAKE_TIMEOUT_MS,
-        TLS_HANDSHAKES_AT_ONCE,
+        ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, TLS_HANDSHAKE_TIMEOUT_MS, TLS_HANDSHAKES_AT_ONCE,
     },
     stream::{HeadGuard, Stream},
     ws::upgrade::Upgrade,
@@ -39,6 +39,7 @@ pub(crate) struct Wire {
     permit: Mutex<Option<Permit>>,
     requests: AtomicU32,
     upgrade: Mutex<Option<Upgrade>>,
+    refused: Mutex<Option<(u32, HeadFault)>>,
 }
 
 impl Wire {
@@ -49,9 +50,22 @@ impl Wire {
         }
     }
 
-    /// Counts a request; `true` when the connection should end after it.
-    pub(crate) fn last_request(&self) -> bool {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_REQUESTS_PER_CONNECTION
+    /// Counts a request and gives its number, from 1.
+    pub(crate) fn count(&self) -> u32 {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Request `number` is to be answered with this refusal.
+    pub(crate) fn refuse(&self, number: u32, fault: HeadFault) {
+        *self.refused.lock() = Some((number, fault));
+    }
+
+    /// The refusal of request `number`, if it is refused.
+    pub(crate) fn refusal(&self, number: u32) -> Option<HeadFault> {
+        self.refused
+            .lock()
+            .filter(|(refused, _)| *refused == number)
+            .map(|(_, fault)| fault)
     }
 
     /// What to do with the socket once the answer 101 is out.
@@ -85,7 +99,9 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Tls
                 tracing::debug!(?full, "connection not taken");
                 if tls.is_none() {
                     // Fits any socket buffer; a peer that cannot take it loses nothing that it was owed.
-                    let _ = stream.try_write(http::reply::TOO_BUSY);
+                    if let Ok(mut stream) = stream.into_std() {
+                        let _ = io::Write::write(&mut stream, http::reply::TOO_BUSY);
+                    }
                 }
                 continue;
             }
@@ -144,6 +160,7 @@ async fn connection(
         permit: Mutex::new(Some(permit)),
         requests: AtomicU32::new(0),
         upgrade: Mutex::new(None),
+        refused: Mutex::new(None),
     });
     Box::pin(serve_http(&app, stream, wire.clone())).await;
     let (upgrade, permit) = (wire.upgrade.lock().take(), wire.permit.lock().take());
@@ -157,7 +174,7 @@ async fn connection(
 
 async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
     let service = {
-        let (app, wire) = (app.clone(), wire);
+        let (app, wire) = (app.clone(), wire.clone());
         hyper::service::service_fn(move |request| http::serve(app.clone(), wire.clone(), request))
     };
     let connection = http1::Builder::new()
@@ -165,9 +182,8 @@ async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
         .header_read_timeout(Duration::from_millis(app.limits.header_read_timeout_ms))
         .max_headers(MAX_HEADER_LINES + 1) // ours is judged before; the guard may add one line
         .max_buf_size(64 * 1024)
-        .half_close(true)
         .keep_alive(true)
-        .serve_connection(TokioIo::new(HeadGuard::new(stream)), service)
+        .serve_connection(TokioIo::new(HeadGuard::new(stream, wire.clone())), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

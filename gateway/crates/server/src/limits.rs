@@ -38,6 +38,9 @@ pub const BODY_GRACE_MS: u64 = 5_000;
 pub const BODY_MIN_BYTES_PER_SECOND: u64 = 1_024;
 /// A peer that takes nothing of what we write for this long is cut off.
 pub const WRITE_STALL_MS: u64 = 30_000;
+/// How long a request goes on whose sender has ended its side of the connection: long enough for a client that half-closes,
+/// short enough that a run ends soon after its caller hung up.
+pub const HALF_CLOSE_MS: u64 = 500;
 /// Bytes thrown away after a refusal, so that the peer can read the refusal before the reset.
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// Time for the same.

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,13 +12,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::Sleep,
 };
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    head::{BodyKind, HeadEnd, HeadFault, find_end, inspect},
-    limits::{LINGER_BYTES, LINGER_MS, WRITE_STALL_MS},
+    accept::Wire,
+    head::{BodyKind, Head, HeadEnd, HeadFault, find_end, inspect},
+    limits::{HALF_CLOSE_MS, LINGER_BYTES, LINGER_MS, WRITE_STALL_MS},
 };
 
 /// A connection of the listener.
@@ -97,47 +99,52 @@ enum Next {
     Body(u64),
     /// A chunked body: hyper reads it and, told by the `connection: close` put into the head, nothing after it.
     Last,
-    /// Another protocol, if we agree to it: hyper gets nothing more.
+    /// Nothing for hyper: another protocol, or what follows a refused head.
     Hold,
-    /// Nothing; hyper sees the end of the stream.
+    /// The peer has ended its side.
     End,
 }
 
-/// Stands between the socket and hyper, follows the boundaries of requests and passes on only heads that
-/// [`inspect`] accepts. A refused one is answered here, after the answers before it, and ends the connection.
+/// Stands between the socket and hyper, follows the boundaries of requests and hands on only heads that [`inspect`] accepts.
+///
+/// In place of a refused head hyper gets [`STAND_IN`], and [`Wire`] remembers the number of that request: the service answers
+/// it with the refusal, after the answers before it, and the connection ends.
 #[derive(Debug)]
 pub(crate) struct HeadGuard<S> {
     inner: S,
+    wire: Arc<Wire>,
     buf: Vec<u8>,
     /// How much of the front of `buf` may be handed on.
     vetted: usize,
     seen: usize,
     next: Next,
-    fault: Option<Refusal>,
+    heads: u32,
     stall: Option<Pin<Box<Sleep>>>,
-}
-
-#[derive(Debug)]
-struct Refusal {
-    answer: Vec<u8>,
-    written: usize,
-    discarded: usize,
+    /// Until when the end of the peer's side is kept back, or what still comes is thrown away.
     until: Option<Pin<Box<Sleep>>>,
+    refused: bool,
+    discarded: usize,
 }
 
 const READ_STEP: usize = 2 * 1024;
 const CLOSE_LINE: &[u8] = b"connection: close\r\n";
+/// A request that hyper understands, in place of one that nobody should have to.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
 impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
-    pub(crate) fn new(inner: S) -> Self {
+    pub(crate) fn new(inner: S, wire: Arc<Wire>) -> Self {
         Self {
             inner,
+            wire,
             buf: Vec::new(),
             vetted: 0,
             seen: 0,
             next: Next::Head,
-            fault: None,
+            heads: 0,
             stall: None,
+            until: None,
+            refused: false,
+            discarded: 0,
         }
     }
 
@@ -152,14 +159,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
             why = fault.why,
             "request head refused"
         );
-        self.fault = Some(Refusal {
-            answer: crate::http::reply::raw_refusal(fault),
-            written: 0,
-            discarded: 0,
-            until: None,
-        });
-        self.next = Next::End;
-        self.buf = Vec::new();
+        self.wire.refuse(self.heads, fault);
+        self.refused = true;
+        self.next = Next::Hold;
+        self.buf = STAND_IN.to_vec();
+        self.vetted = self.buf.len();
     }
 
     /// Reads more into `buf`; `false` at the end of the stream.
@@ -180,24 +184,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match find_end(&self.buf, &mut self.seen) {
-                HeadEnd::Fault(fault) => self.refuse(fault),
-                HeadEnd::At(end) => match inspect(&self.buf[..end]) {
-                    Err(fault) => self.refuse(fault),
-                    Ok(head) => {
-                        self.vetted = end;
-                        self.next = match head.body {
-                            _ if head.upgrade => Next::Hold,
-                            BodyKind::None => Next::Head,
-                            BodyKind::Length(n) => Next::Body(n),
-                            BodyKind::Chunked => {
-                                self.buf
-                                    .splice(end - 2..end - 2, CLOSE_LINE.iter().copied());
-                                self.vetted += CLOSE_LINE.len();
-                                Next::Last
-                            }
-                        };
+                HeadEnd::Fault(fault) => {
+                    self.heads += 1;
+                    self.refuse(fault);
+                }
+                HeadEnd::At(end) => {
+                    self.heads += 1;
+                    match inspect(&self.buf[..end]) {
+                        Err(fault) => self.refuse(fault),
+                        Ok(head) => self.accept(end, head),
                     }
-                },
+                }
                 HeadEnd::More => {
                     if ready!(self.poll_fill(cx))? {
                         continue;
@@ -211,15 +208,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
         }
     }
 
+    fn accept(&mut self, end: usize, head: Head) {
+        self.vetted = end;
+        self.next = match head.body {
+            _ if head.upgrade => Next::Hold,
+            BodyKind::None => Next::Head,
+            BodyKind::Length(n) => Next::Body(n),
+            BodyKind::Chunked => {
+                self.buf
+                    .splice(end - 2..end - 2, CLOSE_LINE.iter().copied());
+                self.vetted += CLOSE_LINE.len();
+                Next::Last
+            }
+        };
+    }
+
     fn hand_on(&mut self, out: &mut ReadBuf<'_>) {
         let n = self.vetted.min(out.remaining());
         out.put_slice(&self.buf[..n]);
         self.vetted -= n;
         if n == self.buf.len() {
-            self.buf = Vec::new()
+            self.buf = Vec::new();
         } else {
-            drop(self.buf.drain(..n))
+            self.buf.drain(..n);
         }
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>, ms: u64) -> Poll<()> {
+        let until = self
+            .until
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(Duration::from_millis(ms))));
+        until.as_mut().poll(cx)
     }
 
     /// Gives an error when the peer has taken nothing for too long.
@@ -239,37 +258,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Writes the refusal, ends our side, and reads on for a moment: data that nobody read would turn the answer into a reset.
-    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(refusal) = &mut self.fault else {
-            return Poll::Ready(Ok(()));
-        };
-        while refusal.written < refusal.answer.len() {
-            let n = ready!(
-                Pin::new(&mut self.inner).poll_write(cx, &refusal.answer[refusal.written..])
-            )?;
-            if n == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            refusal.written += n;
-        }
-        if refusal.until.is_none() {
-            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-        }
-        let until = refusal.until.get_or_insert_with(|| {
-            Box::pin(tokio::time::sleep_until(
-                Instant::now() + Duration::from_millis(LINGER_MS),
-            ))
-        });
+    /// After a refusal: reads on for a moment. Data that nobody read would turn the answer into a reset.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut waste = [0_u8; READ_STEP];
-        while refusal.discarded < LINGER_BYTES && until.as_mut().poll(cx).is_pending() {
+        while self.discarded < LINGER_BYTES && self.poll_until(cx, LINGER_MS).is_pending() {
             let mut space = ReadBuf::new(&mut waste);
             ready!(Pin::new(&mut self.inner).poll_read(cx, &mut space))?;
             let n = space.filled().len();
             if n == 0 {
                 break;
             }
-            refusal.discarded += n;
+            self.discarded += n;
         }
         Poll::Ready(Ok(()))
     }
@@ -312,7 +311,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HeadGuard<S> {
                 }
                 Next::Last => this.vetted = this.buf.len(),
                 Next::Hold => return Poll::Pending,
-                Next::End => return Poll::Ready(Ok(())),
+                // A peer that half-closes still gets a quick answer; hyper drops what is still going on when it sees the end.
+                Next::End => {
+                    ready!(this.poll_until(cx, HALF_CLOSE_MS));
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }
@@ -347,11 +350,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let polled = if this.fault.is_some() {
-            this.poll_refusal(cx)
+        let polled = Pin::new(&mut this.inner).poll_shutdown(cx);
+        ready!(this.watch_stall(cx, polled))?;
+        if this.refused {
+            this.poll_linger(cx)
         } else {
-            Pin::new(&mut this.inner).poll_shutdown(cx)
-        };
-        this.watch_stall(cx, polled)
+            Poll::Ready(Ok(()))
+        }
     }
 }

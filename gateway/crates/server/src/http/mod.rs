@@ -21,6 +21,7 @@ use crate::{
     accept::Wire,
     app::App,
     guard::{FORWARDING, Refused},
+    limits::MAX_REQUESTS_PER_CONNECTION,
     ws,
 };
 
@@ -56,17 +57,24 @@ pub(crate) async fn serve(
     wire: Arc<Wire>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let last = wire.last_request() || app.stop.is_cancelled();
-    let mut response = match admit(&app, &wire, request) {
-        Ok(Admitted::Socket(upgraded)) => upgraded,
-        Ok(Admitted::Request(request)) => {
-            let mut routes = app.routes.clone();
-            match routes.call(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+    let number = wire.count();
+    let last = number >= MAX_REQUESTS_PER_CONNECTION || app.stop.is_cancelled();
+    let mut response = match wire.refusal(number) {
+        Some(fault) => reply::refusal(
+            StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST),
+            fault.why,
+        ),
+        None => match admit(&app, &wire, request) {
+            Ok(Admitted::Socket(upgraded)) => upgraded,
+            Ok(Admitted::Request(request)) => {
+                let mut routes = app.routes.clone();
+                match routes.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
             }
-        }
-        Err(refused) => refused,
+            Err(refused) => refused,
+        },
     };
     reply::secure(response.headers_mut());
     if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {

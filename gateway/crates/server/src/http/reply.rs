@@ -5,8 +5,6 @@ use bytes::Bytes;
 use gateway_protocol::error::RpcError;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::head::HeadFault;
-
 /// Policy of the built-in page: its own files and its own socket, nothing else.
 pub(crate) const PAGE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
@@ -35,26 +33,6 @@ pub(crate) fn secure(headers: &mut HeaderMap) {
     headers
         .entry(header::CONTENT_SECURITY_POLICY)
         .or_insert(HeaderValue::from_static(DATA_CSP));
-}
-
-/// The answer to a head that hyper never sees.
-pub(crate) fn raw_refusal(fault: HeadFault) -> Vec<u8> {
-    let reason = StatusCode::from_u16(fault.status)
-        .ok()
-        .and_then(|s| s.canonical_reason())
-        .unwrap_or("Refused");
-    let body = error_body(fault.status, fault.why);
-    let mut out = format!("HTTP/1.1 {} {reason}\r\n", fault.status);
-    for (name, value) in EVERYWHERE {
-        out.push_str(&format!("{name}: {value}\r\n"));
-    }
-    out.push_str(&format!(
-        "content-security-policy: {DATA_CSP}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    ));
-    let mut out = out.into_bytes();
-    out.extend_from_slice(&body);
-    out
 }
 
 fn error_body(status: u16, message: &str) -> Bytes {

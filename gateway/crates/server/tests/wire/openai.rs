@@ -163,3 +163,79 @@ fn models_and_errors_have_the_shape_that_clients_read() {
         );
     }
 }
+
+/// A server that takes a chat completion request and never says a word.
+fn silent_model() -> (
+    std::net::SocketAddr,
+    std::sync::mpsc::Receiver<std::net::TcpStream>,
+) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (tell, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            if tell.send(stream.unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    (addr, asked)
+}
+
+#[test]
+fn hanging_up_stops_the_run() {
+    use std::{
+        io::{Read, Write},
+        time::Duration,
+    };
+    let (model, asked) = silent_model();
+    for stream in [false, true] {
+        let gw = upstream(model);
+        let body = json!({ "model": "openclaw", "stream": stream, "messages": [{ "role": "user", "content": "hi" }] }).to_string();
+        let mut caller = gw.tcp();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        caller.write_all(head.as_bytes()).unwrap();
+        caller.write_all(body.as_bytes()).unwrap();
+        let mut upstream = asked
+            .recv_timeout(Duration::from_secs(10))
+            .expect("the model is asked");
+        drop(caller);
+        // The run ends, so the gateway hangs up on the model too.
+        upstream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut buf = [0; 4096];
+        while upstream
+            .read(&mut buf)
+            .expect("the model server sees the end, not silence")
+            > 0
+        {}
+        until("the run is over", || {
+            gw.server
+                .as_ref()
+                .unwrap()
+                .host()
+                .main_tenant()
+                .unwrap()
+                .sessions()
+                .active_runs()
+                == 0
+        });
+    }
+}
+
+/// Covers: R3.
+#[test]
+fn a_client_that_half_closes_still_gets_its_answer() {
+    use std::io::Write;
+    let gw = plain();
+    let mut s = gw.tcp();
+    s.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    s.shutdown(std::net::Shutdown::Write).unwrap();
+    let raw = read_all(&mut s);
+    assert_eq!((raw.statuses(), raw.closed), (vec![200], true));
+}

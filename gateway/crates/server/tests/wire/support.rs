@@ -27,6 +27,19 @@ pub struct Gateway {
 
 /// Starts a gateway; `change` sees the options before the start.
 pub fn gateway(change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
+    configured("", change)
+}
+
+/// A gateway whose agent is the model server at `model`.
+pub fn upstream(model: SocketAddr) -> Gateway {
+    let agents = format!(
+        r#"agents: {{ entries: {{ main: {{ backend: "openai", baseUrl: "http://{model}/v1", model: "m" }} }} }},"#
+    );
+    configured(&agents, |_| {})
+}
+
+/// As [`gateway`], with more text in its configuration.
+fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
     let rt = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -36,6 +49,7 @@ pub fn gateway(change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
     let text = format!(
         r#"{{
             gateway: {{ auth: {{ mode: "token", token: "{TOKEN}" }}, allowedHosts: ["x"], allowedOrigins: ["https://page.example", "https://acme.example"] }},
+            {more}
             tenants: {{ acme: {{ hosts: ["acme.example"], auth: {{ mode: "token", token: "{ACME}" }} }} }},
         }}"#
     );
