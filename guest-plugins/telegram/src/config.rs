@@ -25,8 +25,9 @@ pub struct Config {
     /// How updates come in.
     #[serde(default)]
     pub mode: Mode,
-    /// Address of the Bot API without a final slash: a server of your own, or a double in tests. Another one than the default
-    /// must be on the account's `http.allow`.
+    /// Address of the Bot API without a final slash: a server of your own, or a double in tests. Another one than the
+    /// default must be on the account's `http.allow`, with the place of the token:
+    /// `https://bots.example/bot{secret:token}/*`.
     #[serde(default = "default_api_base")]
     pub api_base: String,
     /// How long the platform holds an empty poll, in seconds (0 to 50, default 25).
