@@ -1,0 +1,206 @@
+//! What the gateway is compared with: a tokio-tungstenite server that does nothing but answer with as many bytes as it is
+//! told, and a model server that answers at once. Each runs in a process of its own.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+/// Largest answer, in bytes.
+const TEMPLATE_BYTES: usize = 4 << 20;
+const READ_BUFFER_BYTES: usize = 4096;
+/// All answers of one read batch go out with one flush.
+const WRITE_BUFFER_BYTES: usize = 65_536;
+const CHALLENGE_BYTES: usize = 130;
+/// Events that may wait for one connection.
+const EVENTS_WAITING: usize = 256;
+/// Tokens of a model answer.
+pub const TOKENS: usize = 20;
+
+type Subscribers = Arc<Mutex<Vec<mpsc::Sender<Utf8Bytes>>>>;
+
+/// Runs `bench bare-ws` or `bench mock-model` until it is killed or its stdin ends.
+pub fn main(kind: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    // The parent holds the other end; when it is gone, so are we.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        std::io::stdout().flush().unwrap();
+        match kind {
+            "bare-ws" => websocket(listener).await,
+            _ => model(listener).await,
+        }
+    });
+}
+
+async fn websocket(listener: TcpListener) {
+    let mut text = String::from(r#"{"type":"res","id":"1","ok":true,"payload":""#);
+    text.extend(std::iter::repeat_n('x', TEMPLATE_BYTES));
+    let answers: Arc<str> = text.into();
+    let mut text = String::from(r#"{"type":"event","event":"session.message","payload":""#);
+    text.extend(std::iter::repeat_n('x', 65_536));
+    let events: Arc<str> = text.into();
+    let subscribers = Subscribers::default();
+    while let Ok((socket, _)) = listener.accept().await {
+        let _ = socket.set_nodelay(true);
+        tokio::spawn(connection(
+            socket,
+            answers.clone(),
+            events.clone(),
+            subscribers.clone(),
+        ));
+    }
+}
+
+async fn connection(
+    socket: TcpStream,
+    answers: Arc<str>,
+    events: Arc<str>,
+    subscribers: Subscribers,
+) {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(4 * TEMPLATE_BYTES);
+    let Ok(mut ws) = tokio_tungstenite::accept_async_with_config(socket, Some(config)).await else {
+        return;
+    };
+    if ws
+        .send(Message::text(&answers[..CHALLENGE_BYTES]))
+        .await
+        .is_err()
+    {
+        return;
+    }
+    let (sender, mut inbox) = mpsc::channel::<Utf8Bytes>(EVENTS_WAITING);
+    loop {
+        let mut next = tokio::select! {
+            message = ws.next() => Some(message),
+            event = inbox.recv() => {
+                let Some(event) = event else { return };
+                if ws.feed(Message::Text(event)).await.is_err() { return }
+                while let Ok(event) = inbox.try_recv() {
+                    if ws.feed(Message::Text(event)).await.is_err() { return }
+                }
+                None
+            }
+        };
+        while let Some(message) = next {
+            let Some(Ok(message)) = message else { return };
+            if let Message::Text(text) = message {
+                let (order, size) = parse(text.as_str());
+                match order {
+                    'f' => {
+                        let event = Utf8Bytes::from(&events[..size]);
+                        for subscriber in subscribers.lock().unwrap().iter() {
+                            let _ = subscriber.try_send(event.clone());
+                        }
+                    }
+                    's' => subscribers.lock().unwrap().push(sender.clone()),
+                    _ => {}
+                }
+                let size = if order == 'n' { size } else { CHALLENGE_BYTES };
+                if ws.feed(Message::text(&answers[..size])).await.is_err() {
+                    return;
+                }
+            }
+            next = ws.next().now_or_never();
+        }
+        if ws.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `{"n":SIZE…`: answer with so many bytes; `{"f":SIZE…`: such an event to all subscribers; `{"s":0…`: subscribe.
+fn parse(text: &str) -> (char, usize) {
+    let order = text.chars().nth(2).unwrap_or('n');
+    let digits = text.get(5..).unwrap_or("");
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    (
+        order,
+        digits[..end]
+            .parse::<usize>()
+            .unwrap_or(CHALLENGE_BYTES)
+            .min(TEMPLATE_BYTES),
+    )
+}
+
+/// A request for the bare server, `bytes` long as the one for the gateway.
+pub fn order(letter: char, size: usize, bytes: usize) -> String {
+    let mut text = format!(r#"{{"{letter}":{size},"p":""#);
+    while text.len() + 2 < bytes {
+        text.push('x');
+    }
+    text + "\"}"
+}
+
+async fn model(listener: TcpListener) {
+    while let Ok((socket, _)) = listener.accept().await {
+        let _ = socket.set_nodelay(true);
+        tokio::spawn(async move {
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(socket), service_fn(completion))
+                .await;
+        });
+    }
+}
+
+async fn completion(
+    request: Request<hyper::body::Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = request
+        .into_body()
+        .collect()
+        .await
+        .map(|b| b.to_bytes())
+        .unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let usage = r#"{"prompt_tokens":5,"completion_tokens":20,"total_tokens":25}"#;
+    let (kind, text) = if value["stream"] == true {
+        let mut text = String::new();
+        for i in 0..TOKENS {
+            text.push_str(&format!(
+                "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"tok{i} \"}},\"finish_reason\":null}}]}}\n\n"
+            ));
+        }
+        text.push_str("data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+        text.push_str(&format!(
+            "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[],\"usage\":{usage}}}\n\n"
+        ));
+        text.push_str("data: [DONE]\n\n");
+        ("text/event-stream", text)
+    } else {
+        let said: String = (0..TOKENS).map(|i| format!("tok{i} ")).collect();
+        (
+            "application/json",
+            format!(
+                "{{\"id\":\"c1\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{said}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}"
+            ),
+        )
+    };
+    let response = Response::builder()
+        .header("content-type", kind)
+        .body(Full::new(Bytes::from(text)));
+    Ok(response.unwrap_or_default())
+}
