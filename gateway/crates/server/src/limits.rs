@@ -42,7 +42,7 @@ pub const WRITE_STALL_MS: u64 = 30_000;
 /// short enough that a run ends soon after its caller hung up.
 pub const HALF_CLOSE_MS: u64 = 500;
 /// Bytes thrown away after a refusal, so that the peer can read the refusal before the reset.
-pub const LINGER_BYTES: usize = 1024 * 1024;
+pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 /// Time for the same.
 pub const LINGER_MS: u64 = 1_000;
 

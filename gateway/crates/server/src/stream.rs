@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HeadGuard<S> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// After a refusal: reads on for a moment. Data that nobody read would turn the answer into a reset.
+    /// Reads on for a moment after our side is shut. Data that nobody read would turn the answer into a reset.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut waste = [0_u8; READ_STEP];
         while self.discarded < LINGER_BYTES && self.poll_until(cx, LINGER_MS).is_pending() {
@@ -352,7 +352,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.inner).poll_shutdown(cx);
         ready!(this.watch_stall(cx, polled))?;
-        if this.refused {
+        // Only where something may still be coming that nobody will read.
+        let unread = matches!(this.next, Next::Body(1..) | Next::Last);
+        if this.refused || unread {
             this.poll_linger(cx)
         } else {
             Poll::Ready(Ok(()))

@@ -369,6 +369,12 @@ fn bodies_have_limits_while_they_stream() {
         }
     }
     assert_eq!(read_all(&mut s).statuses(), [413]);
+    // who sends much to where nothing is gets to read so
+    let mut s = gw.tcp();
+    s.write_all(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+        .unwrap();
+    s.write_all(&vec![b'a'; 3_000_000]).unwrap();
+    assert_eq!(read_all(&mut s).statuses(), [404]);
     // without a credential nothing is read at all
     let stranger = gw.raw(b"POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n", QUIET);
     assert_eq!(stranger.statuses(), [401]);
