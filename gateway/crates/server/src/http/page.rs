@@ -69,7 +69,6 @@ mod tests {
         );
     }
 
-    /// Covers: B1.
     #[test]
     fn the_script_reads_no_address_and_no_token_from_the_url() {
         for bad in [

@@ -121,7 +121,7 @@ fn foreign_origins_get_403_before_any_upgrade() {
     );
 }
 
-/// Covers: A7, A15.
+/// Covers: A15.
 #[test]
 fn nobody_on_this_machine_may_forward_for_others() {
     let gw = plain();

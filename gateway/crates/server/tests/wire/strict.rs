@@ -314,7 +314,7 @@ fn slow_heads_and_slow_bodies_are_ended() {
     drop(slow);
 }
 
-/// Covers: R15, Z13.
+/// Covers: R15.
 #[test]
 fn deep_and_repeated_json_is_refused_on_every_entry() {
     let gw = plain();
