@@ -194,6 +194,7 @@ fn with_guests(root: &Path) -> (PathBuf, String) {
         root,
         "guests-state",
         &json!({
+            "gateway": {"limits": {"preauthPerIp": 256}},
             "agents": {"default": "main", "entries": {"main": {"backend": "echo"}}},
             "channels": {"webhook": {"accounts": {"default": {"enabled": true, "dmPolicy": "open", "secrets": {"signing": SECRET}}}}},
             "boot": {"scripts": {"greeting": {"enabled": true}}},
