@@ -4,4 +4,5 @@
 mod page;
 mod telegram;
 mod tenants;
+mod tidy;
 mod trace;

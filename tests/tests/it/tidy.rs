@@ -1,0 +1,191 @@
+//! The structure that ARCHITECTURE.md promises, checked on the manifests and sources.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    all["packages"].as_array().unwrap().clone()
+}
+
+/// Packages whose normal dependencies name `dependency`.
+fn users(packages: &[Value], dependency: &str) -> BTreeSet<String> {
+    packages
+        .iter()
+        .filter(|package| {
+            package["dependencies"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|one| one["name"] == dependency && one["kind"].is_null())
+        })
+        .map(|package| package["name"].as_str().unwrap().to_owned())
+        .filter(|name| name != "gateway-tests")
+        .collect()
+}
+
+#[test]
+fn who_links_what() {
+    let packages = packages();
+    for (dependency, allowed) in [
+        ("wasmtime", vec!["gateway-wasm"]),
+        ("rusqlite", vec!["gateway-store"]),
+        ("axum", vec!["gateway-server"]),
+        ("jsonc-parser", vec!["gateway-config"]),
+        (
+            "rustls",
+            vec!["gateway", "gateway-egress", "gateway-server"],
+        ),
+        ("reqwest", vec![]),
+        ("openssl", vec![]),
+    ] {
+        let found = users(&packages, dependency);
+        let allowed: BTreeSet<String> = allowed.into_iter().map(str::to_owned).collect();
+        assert!(
+            found.is_subset(&allowed),
+            "{dependency} is linked by {found:?}, allowed are {allowed:?}"
+        );
+    }
+    let of = |name: &str| {
+        packages
+            .iter()
+            .find(|package| package["name"] == name)
+            .unwrap()["dependencies"]
+            .clone()
+    };
+    let names = |name: &str| -> BTreeSet<String> {
+        of(name)
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|one| one["kind"].is_null())
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let protocol = names("gateway-protocol");
+    assert!(
+        !protocol.contains("tokio") && !protocol.contains("hyper"),
+        "protocol does no I/O: {protocol:?}"
+    );
+    let core = names("gateway-core");
+    for outside in ["hyper", "axum", "rusqlite", "wasmtime", "tokio-tungstenite"] {
+        assert!(!core.contains(outside), "core links {outside}");
+    }
+    assert!(
+        !names("gateway-wasm").contains("gateway-store")
+            && !names("gateway-store").contains("gateway-wasm")
+    );
+}
+
+fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
+    for path in std::fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path())
+    {
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_global_state() {
+    let mut files = Vec::new();
+    let crates = root().join("gateway/crates");
+    for entry in std::fs::read_dir(&crates).unwrap().flatten() {
+        sources(&entry.path().join("src"), &mut files);
+    }
+    sources(&root().join("gateway/src"), &mut files);
+    assert!(files.len() > 80, "the sources were not found");
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        for (number, line) in product.lines().enumerate() {
+            let code = line.trim_start();
+            let is_static = code.starts_with("static ")
+                || code.starts_with("pub static ")
+                || code.contains("static mut ");
+            let mutable = [
+                "Mutex",
+                "RwLock",
+                "OnceLock",
+                "OnceCell",
+                "Atomic",
+                "LazyLock",
+                "static mut",
+            ];
+            assert!(
+                !(is_static && mutable.iter().any(|word| code.contains(word)))
+                    && !code.starts_with("thread_local!"),
+                "{}:{}: state outside of `Host` and `Tenant`: {code}",
+                file.display(),
+                number + 1
+            );
+        }
+    }
+}
+
+#[test]
+fn links_in_the_documents_are_alive() {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            assert!(
+                root().join(link).exists(),
+                "{document} links {link}, which is not there"
+            );
+        }
+    }
+    let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for path in [
+        "server/src/accept.rs",
+        "core/src/channel/verify.rs",
+        "core/src/channel/inbound.rs",
+        "core/src/channel/outbound.rs",
+    ] {
+        assert!(architecture.contains(path));
+        assert!(
+            root().join("gateway/crates").join(path).exists(),
+            "ARCHITECTURE.md names {path}"
+        );
+    }
+}
