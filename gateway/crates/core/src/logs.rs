@@ -121,6 +121,7 @@ impl LogBook {
             text.truncate(cut);
             text.push('…');
         }
+        let level = level.to_ascii_uppercase();
         let line = format!("{now_ms} {level} {}", text.replace(['\n', '\r'], " "));
         if let Some(sink) = &self.sink {
             sink.append(&line);

@@ -657,8 +657,11 @@ impl AccountHost for Io {
                     ),
                 );
             }
-            AccountStatus::Idle | AccountStatus::Running | AccountStatus::Stopped => {}
+            // The usual coming and going of instances is nobody's news.
+            AccountStatus::Idle | AccountStatus::Running | AccountStatus::Stopped => return,
         }
-        tenant.health().nudge();
+        if let Some(channels) = tenant.channels() {
+            channels.publish(&tenant);
+        }
     }
 }

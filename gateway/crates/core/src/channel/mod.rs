@@ -98,7 +98,7 @@ impl Channels {
                 account.failed(&tenant, &why);
             }
         }
-        tenant.health().nudge();
+        self.publish(&tenant);
     }
 
     /// Waits until no account is sending what is due.

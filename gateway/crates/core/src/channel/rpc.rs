@@ -62,6 +62,29 @@ impl Channels {
         result
     }
 
+    /// Tells health how the channels are; to be called when one of them changed.
+    pub(super) fn publish(&self, tenant: &Tenant) {
+        for (kind, rows) in self.status_rows(tenant.now_ms(), None).channel_accounts {
+            let running = rows.iter().any(|row| row.running);
+            let accounts: serde_json::Map<String, serde_json::Value> = rows
+                .into_iter()
+                .map(|row| {
+                    let facts = serde_json::json!({
+                        "running": row.running,
+                        "healthState": row.health_state,
+                        "lastError": row.last_error,
+                    });
+                    (row.account_id, facts)
+                })
+                .collect();
+            tenant.health().set_channel(
+                &kind,
+                Some(serde_json::json!({ "running": running, "accounts": accounts })),
+            );
+        }
+        tenant.health().nudge();
+    }
+
     fn label(&self, kind: &str) -> &str {
         self.labels.get(kind).map_or("", String::as_str)
     }
@@ -244,7 +267,7 @@ async fn switch(
         }
         ids.push(account.id().to_owned());
     }
-    tenant.health().nudge();
+    channels.publish(tenant);
     Ok(ChannelsSwitchResult {
         ok: true,
         channel: channel.to_owned(),
