@@ -100,8 +100,12 @@ const app = {
   key: null,
   runs: new Map(),
   tries: 0,
+  /** Whether the history stands: what is said before that would be wiped by it. */
+  ready: false,
 
   async connect(token, fresh) {
+    this.ready = false;
+    $("send").disabled = true;
     view.state("waiting", "Connecting …");
     let opened = false;
     const rpc = new Rpc(token, (name, payload) => this.event(name, payload), () => opened && this.lost(rpc));
@@ -169,6 +173,7 @@ const app = {
       if (text && (message.role === "user" || message.role === "assistant")) view.message(message.role, text);
     }
     for (const run of this.runs.keys()) this.runs.delete(run);
+    this.ready = true;
     view.running(null);
   },
 
@@ -237,7 +242,7 @@ $("sign-in").addEventListener("submit", (event) => {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("draft").value.trim();
-  if (!text || !app.rpc) return;
+  if (!text || !app.rpc || !app.ready) return;
   $("draft").value = "";
   app.send(text);
 });
