@@ -497,6 +497,8 @@ async fn fan(
         conn.call(subscribe).await?;
     }
     let mut source = Conn::open(addr, connect).await?;
+    // What their coming sets off (presence) is over before anything is measured.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     for mut conn in conns {
         let sender = sender.clone();
         local.spawn_local(async move {
