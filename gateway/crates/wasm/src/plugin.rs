@@ -1,5 +1,6 @@
 //! The plugin host and the loader of plugin directories.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -372,50 +373,41 @@ impl PluginHost {
         }
         let invalid =
             |e: &dyn std::fmt::Display| LoadErrorKind::Invalid(format!("{}: {e}", manifest.file));
-        let made;
-        let component = if wasmparser::Parser::is_component(wasm) {
-            wasm
-        } else if wasmparser::Parser::is_core_wasm(wasm) {
-            made = wit_component::ComponentEncoder::default()
-                .module(wasm)
-                .and_then(|e| e.validate(true).encode())
-                .map_err(|e| {
-                    LoadErrorKind::Invalid(format!(
-                        "{}: the module can't be made a component: {e:#}",
-                        manifest.file
-                    ))
-                })?;
-            &made[..]
-        } else {
-            return Err(invalid(
-                &"not WebAssembly (a component or a core module is needed)",
-            ));
-        };
-        let refused: Vec<String> = imports(component)
-            .map_err(|e| invalid(&e))?
-            .into_iter()
-            .filter(|name| !allowed(&manifest, name))
-            .collect();
-        if !refused.is_empty() {
-            return Err(LoadErrorKind::Imports(refused));
-        }
         let engine = match manifest.class {
             Class::Small => &self.small,
             Class::Large => &self.large,
         };
+        let refuse = |refused: Vec<String>| match refused.is_empty() {
+            true => Ok(()),
+            false => Err(LoadErrorKind::Imports(refused)),
+        };
         let cached = self.cache.as_ref().and_then(|c| c.get(engine, &digest));
         let from_cache = cached.is_some();
         let compiled = match cached {
-            Some(c) => c,
+            // What was compiled from this file says itself what it imports: nothing of the file is read again.
+            Some(compiled) => {
+                let kind = compiled.component_type();
+                let names = kind.imports(engine).map(|(name, _)| name.to_owned());
+                refuse(names.filter(|name| !allowed(&manifest, name)).collect())?;
+                compiled
+            }
             None => {
-                let c = Component::new(engine, component)
+                let component = as_component(&manifest, wasm)?;
+                let names = imports(&component).map_err(|e| invalid(&e))?;
+                refuse(
+                    names
+                        .into_iter()
+                        .filter(|name| !allowed(&manifest, name))
+                        .collect(),
+                )?;
+                let compiled = Component::new(engine, &*component)
                     .map_err(|e| LoadErrorKind::Invalid(format!("{}: {e:#}", manifest.file)))?;
                 if let Some(cache) = &self.cache
-                    && let Err(e) = cache.put(engine, &digest, &c)
+                    && let Err(e) = cache.put(engine, &digest, &compiled)
                 {
                     tracing::warn!(error = %e, plugin = manifest.id, "compiled code was not kept");
                 }
-                c
+                compiled
             }
         };
         let world = |e: wasmtime::Error| {
@@ -449,6 +441,29 @@ impl PluginHost {
             methods,
         })
     }
+}
+
+/// The component that the file is, or that is made of the core module that it is.
+fn as_component<'a>(manifest: &Manifest, wasm: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadErrorKind> {
+    if wasmparser::Parser::is_component(wasm) {
+        return Ok(Cow::Borrowed(wasm));
+    }
+    if !wasmparser::Parser::is_core_wasm(wasm) {
+        return Err(LoadErrorKind::Invalid(format!(
+            "{}: not WebAssembly (a component or a core module is needed)",
+            manifest.file
+        )));
+    }
+    wit_component::ComponentEncoder::default()
+        .module(wasm)
+        .and_then(|e| e.validate(true).encode())
+        .map(Cow::Owned)
+        .map_err(|e| {
+            LoadErrorKind::Invalid(format!(
+                "{}: the module can't be made a component: {e:#}",
+                manifest.file
+            ))
+        })
 }
 
 const MANIFEST: &str = "plugin.toml";
