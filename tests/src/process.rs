@@ -11,7 +11,10 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn target_dir() -> PathBuf {
     let exe = std::env::current_exe().expect("path of the test");
-    exe.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned()
+    exe.parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps/<test>")
+        .to_owned()
 }
 
 /// The gateway binary of the same profile as the test.
@@ -21,7 +24,11 @@ pub fn target_dir() -> PathBuf {
 #[must_use]
 pub fn gateway_bin() -> PathBuf {
     let path = target_dir().join("gateway");
-    assert!(path.exists(), "{} is missing: run `cargo build -p gateway` first", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build -p gateway` first",
+        path.display()
+    );
     path
 }
 
@@ -32,7 +39,11 @@ pub fn gateway_bin() -> PathBuf {
 #[must_use]
 pub fn guests_dir() -> PathBuf {
     let path = target_dir().parent().expect("target/").join("guests");
-    assert!(path.join("webhook").exists(), "{} has no guests: run `cargo xtask guests` first", path.display());
+    assert!(
+        path.join("webhook").exists(),
+        "{} has no guests: run `cargo xtask guests` first",
+        path.display()
+    );
     path
 }
 
@@ -57,7 +68,11 @@ impl Gateway {
         let _ = std::fs::remove_file(&port_file);
         std::fs::create_dir_all(state.parent().expect("state has a parent")).unwrap();
         let log = state.with_extension("log");
-        let sink = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let sink = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
         let mut child = Command::new(gateway_bin())
             .args(["serve", "--state-dir"])
             .arg(state)
@@ -74,12 +89,19 @@ impl Gateway {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("gateway ended at start with {status}:\n{}", read_tail(&log));
             }
-            if let Some(port) = read_port(&port_file, child.id()) {
-                if ready(port) {
-                    return Self { child, port, state: state.to_owned(), log };
-                }
+            if let Some(port) = read_port(&port_file, child.id()).filter(|port| ready(*port)) {
+                return Self {
+                    child,
+                    port,
+                    state: state.to_owned(),
+                    log,
+                };
             }
-            assert!(started.elapsed() < START_PATIENCE, "gateway is not ready:\n{}", read_tail(&log));
+            assert!(
+                started.elapsed() < START_PATIENCE,
+                "gateway is not ready:\n{}",
+                read_tail(&log)
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -98,13 +120,19 @@ impl Gateway {
 
     /// Asks it to stop (SIGTERM) and waits.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(started.elapsed() < START_PATIENCE, "gateway does not stop:\n{}", read_tail(&self.log));
+            assert!(
+                started.elapsed() < START_PATIENCE,
+                "gateway does not stop:\n{}",
+                read_tail(&self.log)
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -112,7 +140,10 @@ impl Gateway {
     /// The token of tenant `main`.
     #[must_use]
     pub fn token(&self) -> String {
-        std::fs::read_to_string(self.state.join("secrets/main/gateway-token")).unwrap().trim().to_owned()
+        std::fs::read_to_string(self.state.join("secrets/main/gateway-token"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -148,14 +179,18 @@ impl Drop for Gateway {
 fn read_port(path: &Path, pid: u32) -> Option<u16> {
     let text = std::fs::read_to_string(path).ok()?;
     let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    (value["pid"].as_u64()? == u64::from(pid)).then(|| u16::try_from(value["port"].as_u64()?).ok())?
+    (value["pid"].as_u64()? == u64::from(pid))
+        .then(|| u16::try_from(value["port"].as_u64()?).ok())?
 }
 
 fn ready(port: u16) -> bool {
     use std::io::{Read, Write};
-    let Ok(mut socket) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let Ok(mut socket) = std::net::TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
     let _ = socket.set_read_timeout(Some(Duration::from_secs(2)));
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
+    let request =
+        format!("GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
     if socket.write_all(request.as_bytes()).is_err() {
         return false;
     }

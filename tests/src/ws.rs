@@ -49,8 +49,17 @@ impl Ws {
         let (socket, _) = connect_async(format!("ws://127.0.0.1:{port}{path}"))
             .await
             .map_err(|error| json!({"transport": error.to_string()}))?;
-        let mut ws = Self { socket, next_id: 0, events: VecDeque::new(), hello: Value::Null, received: String::new() };
-        let challenge = ws.frame().await.ok_or_else(|| json!("closed before the challenge"))?;
+        let mut ws = Self {
+            socket,
+            next_id: 0,
+            events: VecDeque::new(),
+            hello: Value::Null,
+            received: String::new(),
+        };
+        let challenge = ws
+            .frame()
+            .await
+            .ok_or_else(|| json!("closed before the challenge"))?;
         assert_eq!(challenge["event"], "connect.challenge");
         ws.hello = ws.call("connect", params).await?;
         Ok(ws)
@@ -59,7 +68,9 @@ impl Ws {
     /// Next frame of any kind; `None` when the server closed.
     pub async fn frame(&mut self) -> Option<Value> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a frame in time")?;
+            let message = tokio::time::timeout(PATIENCE, self.socket.next())
+                .await
+                .expect("a frame in time")?;
             match message {
                 Ok(Message::Text(text)) => {
                     self.received.push_str(text.as_str());
@@ -87,11 +98,17 @@ impl Ws {
     /// The error object of the response, or a text when the connection ended.
     pub async fn answer(&mut self, id: &str) -> Result<Value, Value> {
         loop {
-            let Some(frame) = self.frame().await else { return Err(json!("connection closed")) };
+            let Some(frame) = self.frame().await else {
+                return Err(json!("connection closed"));
+            };
             if frame["type"] == "event" {
                 self.events.push_back(frame);
             } else if frame["id"] == id {
-                return if frame["ok"] == true { Ok(frame["payload"].clone()) } else { Err(frame["error"].clone()) };
+                return if frame["ok"] == true {
+                    Ok(frame["payload"].clone())
+                } else {
+                    Err(frame["error"].clone())
+                };
             }
         }
     }
