@@ -785,8 +785,8 @@ async fn flow(side: &Side, double: &Double, round: usize) -> Ids {
         known.json()["reply"]["text"],
         format!("echo: hook known of {canary}").as_str()
     );
-    // One who goes on waiting, for the matrix.
-    let waiting = format!("{canary}-waiting-{round}");
+    // One who goes on waiting, for the matrix (only so many may wait at an account: always the same one).
+    let waiting = format!("{canary}-waiting");
     side.hook(hooks, "pairs", &message("wait", &waiting, "hold"))
         .await;
     let pending = ws.call("channels.pairing.list", json!({})).await.unwrap();
@@ -1084,6 +1084,14 @@ fn masked(text: &str, words: &[(&str, &str)]) -> String {
     for (from, to) in words {
         text = text.replace(from, to);
     }
+    // How long a run took.
+    let mut parts = text.split("\"durationMs\":");
+    let mut timed = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        timed.push_str("\"durationMs\":#");
+        timed.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    let text = timed;
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
     for c in text.chars().chain(std::iter::once(' ')) {
@@ -1348,12 +1356,8 @@ async fn matrix(owner: &Side, ids: &Ids, caller: &Side) {
     let doc = caller.post(door, "rpc.discover", &json!({})).await["result"].clone();
     // As long and of the same letters as the true ones, and of nobody.
     let nobody = |seed: &str| {
-        let swap = |text: &str| -> String {
-            text.replace(owner.canary, seed)
-                .chars()
-                .map(|c| c)
-                .collect::<String>()
-        };
+        let swap =
+            |text: &str| -> String { text.replace(owner.canary, seed).chars().collect::<String>() };
         Ids(ids
             .0
             .iter()
@@ -1382,6 +1386,8 @@ async fn matrix(owner: &Side, ids: &Ids, caller: &Side) {
         let mut list: Vec<(String, String)> = ids
             .0
             .iter()
+            // Numbers of rows are no words: they are in every uuid.
+            .filter(|(_, id)| id.len() >= 6)
             .map(|(name, id)| (id.clone(), format!("#{name}")))
             .collect();
         list.sort_by_key(|(id, _)| std::cmp::Reverse(id.len()));
