@@ -26,13 +26,22 @@ impl ConfigView {
         Self {
             shown: redacted_tenant_json(settings, tenant),
             exists: settings.config_exists,
-            // Warnings and the hash are about the whole file, which belongs to the host's owner.
+            // The hash is of the whole file, which belongs to the host's owner.
             hash: (main && !settings.hash.is_empty()).then(|| settings.hash.clone()),
-            warnings: if main {
-                settings.warnings.clone()
-            } else {
-                Vec::new()
-            },
+            // A warning begins with the path of its key; those of another tenant name its accounts.
+            warnings: settings
+                .warnings
+                .iter()
+                .filter_map(|warning| {
+                    if main {
+                        return (!warning.starts_with("tenants.")).then(|| warning.clone());
+                    }
+                    let own = warning
+                        .strip_prefix("tenants.")?
+                        .strip_prefix(&tenant.slug)?;
+                    own.strip_prefix('.').map(str::to_owned)
+                })
+                .collect(),
         }
     }
 }
