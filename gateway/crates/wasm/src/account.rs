@@ -18,7 +18,7 @@ use crate::manifest::Lifecycle;
 use crate::plugin::{Plugin, PluginHost};
 use crate::state::{Exchanges, Io, LogBudget};
 use crate::types::{
-    AccountStatus, Action, CallError, Effects, GuestError, GuestEvent, Outbound, Receipt,
+    AccountStatus, Action, CallError, Effects, EventRef, GuestError, GuestEvent, Outbound, Receipt,
     SendOutcome,
 };
 
@@ -326,6 +326,23 @@ impl Inner {
         }
     }
 
+    /// Webhook requests that wait right behind one, to be served by the same call and commit.
+    fn next_webhooks(&self) -> Vec<EventJob> {
+        let mut s = self.state.lock();
+        let Some(m) = s.mailbox.as_mut() else {
+            return Vec::new();
+        };
+        let waiting = m
+            .events
+            .iter()
+            .take(self.plugin.manifest.batch.saturating_sub(1))
+            .take_while(|job| matches!(job.event, GuestEvent::Webhook(_)))
+            .count();
+        let jobs: Vec<EventJob> = m.events.drain(..waiting).collect();
+        m.bytes -= jobs.iter().map(|job| job.weight).sum::<usize>();
+        jobs
+    }
+
     /// Milliseconds until an instance may be made.
     fn backoff_ms(&self) -> u64 {
         self.state
@@ -402,7 +419,7 @@ async fn actor(a: Arc<Inner>) {
                 // Whoever asked may have gone away; the outcome is theirs to lose.
                 drop(job.reply.send(outcome));
             }
-            Next::Event(job) => serve(&a, &mut live, job).await,
+            Next::Event(job) => serve_waiting(&a, &mut live, job).await,
             Next::Nothing => {
                 let stays = live.is_some() && a.must_end().is_none();
                 if stays && linger(&a).await {
@@ -521,6 +538,39 @@ async fn wait_backoff(a: &Inner) -> bool {
     }
 }
 
+/// Serves an event and, if it is a webhook request, those that wait behind it: one call and one commit for all. Whatever
+/// goes wrong with the whole is forgotten, and each is served for itself, so that none suffers from another.
+async fn serve_waiting(a: &Arc<Inner>, live: &mut Option<Live>, first: EventJob) {
+    let mut jobs = vec![first];
+    let one_each = matches!(a.plugin.manifest.lifecycle, Lifecycle::Fresh);
+    if !one_each && matches!(jobs[0].event, GuestEvent::Webhook(_)) && a.backoff_ms() == 0 {
+        jobs.extend(a.next_webhooks());
+    }
+    if jobs.len() > 1 && a.must_end().is_none() {
+        let events = jobs.iter().map(|job| job.event.clone()).collect();
+        if let (Ok((Done::Actions(actions), fx)), _) = call(a, live, Work::Events(events)).await {
+            if a.io.commit(fx).await.is_ok() {
+                a.record(None);
+                for job in jobs {
+                    let EventRef::Webhook { handle } = job.event.reference() else {
+                        continue;
+                    };
+                    let own = actions.iter().filter(|action| action.handle() == handle);
+                    drop(job.reply.send(Ok(own.cloned().collect())));
+                }
+                return;
+            }
+            // The guest believes in what was not stored.
+            if let Some(l) = live.take() {
+                bury(a, l);
+            }
+        }
+    }
+    for job in jobs {
+        serve(a, live, job).await;
+    }
+}
+
 /// Serves one event: once, and once more if the guest crashed.
 async fn serve(a: &Arc<Inner>, live: &mut Option<Live>, job: EventJob) {
     let mut tries = 0;
@@ -529,7 +579,7 @@ async fn serve(a: &Arc<Inner>, live: &mut Option<Live>, job: EventJob) {
             break Err(a.must_end().unwrap_or(CallError::Stopped));
         }
         tries += 1;
-        let (result, _) = call(a, live, Work::Event(job.event.clone())).await;
+        let (result, _) = call(a, live, Work::Events(vec![job.event.clone()])).await;
         match result {
             Ok((Done::Actions(actions), fx)) => {
                 a.record(None);

@@ -40,7 +40,8 @@ pub(crate) struct Live {
 
 /// What to call.
 pub(crate) enum Work {
-    Event(GuestEvent),
+    /// One call of `on-event` with all of them.
+    Events(Vec<GuestEvent>),
     Send(Outbound),
     Edit(Receipt, Outbound),
 }
@@ -379,7 +380,13 @@ async fn work_on(
     exchanges: Arc<Exchanges>,
 ) -> Result<(Done, Effects), CallError> {
     let handles = match &work {
-        Work::Event(GuestEvent::Webhook(w)) => BTreeSet::from([w.handle.clone()]),
+        Work::Events(events) => events
+            .iter()
+            .filter_map(|event| match event {
+                GuestEvent::Webhook(w) => Some(w.handle.clone()),
+                _ => None,
+            })
+            .collect(),
         _ => BTreeSet::new(),
     };
     let store = &mut live.store;
@@ -387,13 +394,14 @@ async fn work_on(
     store.set_epoch_deadline(limits::FAST_SLICE_TICKS);
     let guest = live.guest.gateway_channel_adapter();
     let (done, consumed) = match work {
-        Work::Event(event) => {
+        Work::Events(events) => {
             store.data_mut().phase(Phase::Event);
-            let reference = event.reference();
-            match guest.call_on_event(&mut *store, &[event_out(event)]).await {
+            let references = events.iter().map(GuestEvent::reference).collect();
+            let events: Vec<_> = events.into_iter().map(event_out).collect();
+            match guest.call_on_event(&mut *store, &events).await {
                 Ok(Ok(actions)) => (
                     Done::Actions(actions_in(actions, store.data())?),
-                    vec![reference],
+                    references,
                 ),
                 Ok(Err(e)) => return Err(CallError::Guest(error_in(e))),
                 Err(e) => return Err(classify(&e, store.data())),

@@ -109,6 +109,9 @@ pub const MAX_GATEWAY_CALLS: u32 = 100;
 /// Bytes of a boot report's summary.
 pub const MAX_SUMMARY_BYTES: usize = 1 << 10;
 
+/// Webhook requests that one call of a guest may serve when several wait (`[run] batch`). Small enough that the limits of one call (emits, actions, host
+/// calls) are enough for all; where they are not, each is served for itself.
+pub const MAX_EVENTS_PER_CALL: usize = 32;
 /// Events that wait for one account.
 pub const MAX_MAILBOX_EVENTS: usize = 256;
 /// Bytes of the events that wait for one account.

@@ -321,6 +321,8 @@ pub struct Manifest {
     pub lifecycle: Lifecycle,
     /// Engine.
     pub class: Class,
+    /// Waiting webhook requests that one call of `on-event` may get; 1 where the guest does not ask for more.
+    pub batch: usize,
     /// For boot scripts.
     pub boot: Option<Boot>,
 }
@@ -404,6 +406,7 @@ struct RawRun {
     lifecycle: Lifecycle,
     #[serde(default)]
     class: Class,
+    batch: Option<usize>,
 }
 
 /// A number of bytes: `1048576`, `"1MiB"`, `"64KiB"`.
@@ -589,6 +592,11 @@ fn check(raw: RawManifest) -> Result<Manifest, String> {
         http: raw.net.http,
         webhooks,
         limits,
+        batch: raw
+            .run
+            .batch
+            .unwrap_or(1)
+            .clamp(1, limits::MAX_EVENTS_PER_CALL),
         lifecycle: raw.run.lifecycle,
         class,
         boot,

@@ -295,6 +295,16 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// The webhook request that it is about.
+    #[must_use]
+    pub fn handle(&self) -> &str {
+        match self {
+            Self::Respond { handle, .. } | Self::Hold { handle, .. } => handle,
+        }
+    }
+}
+
 /// A staged change of the guest's kv.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvWrite {

@@ -606,3 +606,36 @@ async fn an_idle_account_holds_nothing_and_stop_ends_all() {
     a.release();
     a.event(command("e1")).await.unwrap();
 }
+
+/// Webhook requests that wait are given together to a guest that asks for it, and each for itself to one that traps on the whole.
+#[tokio::test]
+async fn waiting_requests_share_a_call_only_where_the_guest_asks_for_it() {
+    for (batch, calls) in [("", 4), ("[run]\nbatch = 32\n", 2)] {
+        let (host, io) = (plugin_host(10), TestHost::new("a"));
+        let limits = "[limits]\ncpu_ms = 10000\ncall_ms = 300\n";
+        let plugin = hostile(&host, &format!("{limits}{batch}")).await;
+        let a = account(&host, &plugin, &io);
+        let first = tokio::spawn({
+            let a = a.clone();
+            async move { a.event(command("e0")).await }
+        });
+        first.await.unwrap().unwrap();
+        *io.commit_ms.lock() = 150;
+        let held = tokio::spawn({
+            let a = a.clone();
+            async move { a.event(command("e1")).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let rest: Vec<_> = (2..5)
+            .map(|n| {
+                let a = a.clone();
+                tokio::spawn(async move { a.event(command(&format!("e{n}"))).await })
+            })
+            .collect();
+        held.await.unwrap().unwrap();
+        for one in rest {
+            one.await.unwrap().unwrap();
+        }
+        assert_eq!(io.commits.lock().len() - 1, calls, "{batch:?}");
+    }
+}

@@ -31,7 +31,8 @@ struct Prepared {
 #[derive(Default)]
 struct Done {
     report: CommitReport,
-    accepted: Vec<Accepted>,
+    /// New runs with their traces.
+    accepted: Vec<(Accepted, String)>,
     submits: Vec<(i64, Submit)>,
     denied: Vec<&'static str>,
     /// Holds whose message starts no run: nobody will ever answer them.
@@ -46,14 +47,25 @@ pub(super) async fn commit(
     fx: Effects,
 ) -> Result<CommitReport, HostError> {
     let now = tenant.now_ms();
-    let trace_id = fx.consumed.iter().find_map(|event| match event {
-        EventRef::Webhook { handle } => Some(handle.clone()),
-        EventRef::HttpResult { id } => Some(id.clone()),
-        EventRef::Started | EventRef::Wake => None,
-    });
-    let trace_id = trace_id.unwrap_or_else(|| tenant.new_id());
+    let mut traces: Vec<String> = fx
+        .consumed
+        .iter()
+        .filter_map(|event| match event {
+            EventRef::Webhook { handle } => Some(handle.clone()),
+            EventRef::HttpResult { id } => Some(id.clone()),
+            EventRef::Started | EventRef::Wake => None,
+        })
+        .collect();
+    if traces.is_empty() {
+        traces.push(tenant.new_id());
+    }
+    let trace_all = |what: Stage| {
+        for trace in &traces {
+            stage(tenant.slug(), what, trace, None);
+        }
+    };
     if !fx.emits.is_empty() {
-        stage(tenant.slug(), Stage::Guest, &trace_id, None);
+        trace_all(Stage::Guest);
     }
     let agent = AgentId::parse(&account.settings.agent).unwrap_or_else(|_| tenant.default_agent());
     let mut prepared = Vec::with_capacity(fx.emits.len());
@@ -64,7 +76,7 @@ pub(super) async fn commit(
             &agent,
             message.clone(),
             &fx.actions,
-            &trace_id,
+            &traces,
         )?);
     }
     let ended = account.ended_submits(&fx);
@@ -117,7 +129,7 @@ pub(super) async fn commit(
         .write(write)
         .await
         .map_err(|error| host_error(&error))?;
-    stage(tenant.slug(), Stage::Commit, &trace_id, None);
+    trace_all(Stage::Commit);
     match wake {
         Some(WakeChange::At(at)) => account.arm(tenant, at),
         Some(WakeChange::Clear) => account.disarm(),
@@ -140,8 +152,8 @@ pub(super) async fn commit(
         );
     }
     let mode = tenant.settings().session.queue_mode;
-    for accepted in done.accepted {
-        stage(tenant.slug(), Stage::Route, &trace_id, None);
+    for (accepted, trace) in done.accepted {
+        stage(tenant.slug(), Stage::Route, &trace, None);
         session::kick_with(tenant, accepted, mode);
     }
     if done.pairing_sent {
@@ -156,7 +168,7 @@ fn prepare(
     agent: &AgentId,
     message: InboundMessage,
     actions: &[Action],
-    trace_id: &str,
+    traces: &[String],
 ) -> Result<Prepared, HostError> {
     let conversation_json = serde_json::to_string(&message.conversation)
         .map_err(|error| HostError::Internal(error.to_string()))?;
@@ -189,6 +201,11 @@ fn prepare(
             .iter()
             .any(|action| matches!(action, Action::Hold { handle: held, .. } if held == handle))
     });
+    // Several requests may be served at once: a held one says which of them the message is of.
+    let trace = match &message.hold {
+        Some(handle) if traces.contains(handle) => handle.as_str(),
+        _ => traces.first().map_or("-", String::as_str),
+    };
     let mut run = AcceptRun::new(tenant, key, run_id, Origin::Channel, message.text.clone());
     run.reply_to = Some(ReplyTarget {
         kind: account.kind().to_owned(),
@@ -197,7 +214,7 @@ fn prepare(
         hold: held,
         reply_to: (message.conversation.kind != PeerKind::Direct)
             .then(|| message.platform_message_id.clone()),
-        trace: Some(trace_id.to_owned()),
+        trace: Some(trace.to_owned()),
     });
     run.profile = SessionProfile {
         label: None,
@@ -259,9 +276,14 @@ fn accept_message(
     };
     match decide(access, &asking) {
         Access::Allow => {
+            let trace = run
+                .reply_to
+                .as_ref()
+                .and_then(|target| target.trace.clone())
+                .unwrap_or_default();
             let accepted = session::accept_in_tx(w, run)?;
             if accepted.is_new() {
-                done.accepted.push(accepted);
+                done.accepted.push((accepted, trace));
             } else {
                 done.released.extend(hold);
             }

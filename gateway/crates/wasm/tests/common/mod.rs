@@ -56,6 +56,8 @@ pub struct TestHost {
     pub fetches: AtomicUsize,
     pub fetches_dropped: Arc<AtomicUsize>,
     pub commit_fails: AtomicBool,
+    /// Milliseconds that a commit takes.
+    pub commit_ms: Mutex<u64>,
     pub panics: AtomicBool,
     pub commit_panics: AtomicBool,
     pub counter: AtomicU64,
@@ -78,6 +80,7 @@ impl TestHost {
             fetches: AtomicUsize::new(0),
             fetches_dropped: Arc::default(),
             commit_fails: AtomicBool::new(false),
+            commit_ms: Mutex::new(0),
             panics: AtomicBool::new(false),
             commit_panics: AtomicBool::new(false),
             counter: AtomicU64::new(0),
@@ -172,6 +175,8 @@ impl AccountHost for TestHost {
     }
     fn commit(&self, fx: Effects) -> BoxFuture<'_, Result<CommitReport, HostError>> {
         Box::pin(async move {
+            let takes = *self.commit_ms.lock();
+            tokio::time::sleep(Duration::from_millis(takes)).await;
             assert!(
                 !self.commit_panics.swap(false, Ordering::SeqCst),
                 "the test store was told to panic"
