@@ -290,6 +290,7 @@ mod tests {
         assert!(l.locked_ms(ip(1), C, 6).is_some());
     }
 
+    /// Covers: R12.
     #[test]
     fn success_forgets_failures_and_memory_is_bounded() {
         let l = FailureLimiter::default();

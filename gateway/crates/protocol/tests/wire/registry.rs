@@ -713,3 +713,26 @@ fn the_pages_name_everything() {
         assert!(docs.contains(&format!("| `{}` |", row.name)));
     }
 }
+
+/// No honoured parameter of any method names a place to connect to, so no call can send our credentials anywhere.
+/// Covers: B2.
+#[test]
+fn no_parameter_names_an_endpoint() {
+    for spec in gateway_protocol::method::all() {
+        for param in spec.params {
+            let name = param.name.to_ascii_lowercase();
+            let endpoint = [
+                "url", "endpoint", "host", "baseurl", "server", "proxy", "webhook", "callback",
+            ]
+            .iter()
+            .any(|word| name == *word || name.ends_with(word));
+            let honoured = param.rule == gateway_protocol::method::Rule::Honoured;
+            assert!(
+                !(endpoint && honoured),
+                "{} honours {}",
+                spec.name,
+                param.name
+            );
+        }
+    }
+}

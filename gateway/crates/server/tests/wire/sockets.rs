@@ -223,7 +223,7 @@ fn numbers_of_events_have_no_gap() {
     }
 }
 
-/// Covers: R8.
+/// Covers: R8, F11.
 #[test]
 fn a_reader_that_stops_reading_is_closed_and_memory_stays() {
     let gw = plain();
@@ -252,6 +252,7 @@ fn a_reader_that_stops_reading_is_closed_and_memory_stays() {
     assert_eq!(end, Some(1008), "slow consumer");
 }
 
+/// Covers: F20.
 #[test]
 fn ticks_and_pings_come_and_a_dead_peer_is_closed() {
     let gw = gateway(|o| {

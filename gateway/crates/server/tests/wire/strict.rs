@@ -379,3 +379,24 @@ fn bodies_have_limits_while_they_stream() {
     let stranger = gw.raw(b"POST /rpc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n", QUIET);
     assert_eq!(stranger.statuses(), [401]);
 }
+
+/// HTTP/2 is not spoken, so its floods have nothing to flood: the preface is refused and an upgrade to it is not taken.
+/// Covers: R10, R11.
+#[test]
+fn http2_is_not_there() {
+    let gw = plain();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+    let raw = gw.raw(preface, QUIET);
+    assert!(raw.closed, "{}", raw.text());
+    assert!(
+        raw.statuses().iter().all(|status| *status >= 400),
+        "{}",
+        raw.text()
+    );
+    let port = gw.addr.port();
+    let upgrade = format!(
+        "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+    );
+    let raw = gw.raw(upgrade.as_bytes(), QUIET);
+    assert!(!raw.statuses().contains(&101), "{}", raw.text());
+}
