@@ -10,13 +10,13 @@ use gateway_config::BootScriptSettings;
 use gateway_protocol::error::RpcError;
 use gateway_protocol::methods::system::{BootListResult, BootScriptRow};
 use gateway_protocol::scope::ScopeSet;
-use gateway_store::StoreError;
 use gateway_wasm::manifest::{BootWhen, OnError, World};
 use gateway_wasm::{
     BootContext, BootHost, BootReason, CommitReport, Effects, GatewayCallError, HostError, Level,
 };
 use serde_json::value::RawValue;
 
+use crate::channel::host_error;
 use crate::cx::{Caller, Cx};
 use crate::dispatch::dispatch;
 use crate::host::Host;
@@ -432,8 +432,4 @@ impl BootHost for Io {
             Ok(answer)
         })
     }
-}
-
-fn host_error(error: &StoreError) -> HostError {
-    crate::channel::host_error(error)
 }
