@@ -3,7 +3,7 @@
 //! Every text that a tenant has (messages, labels, keys, ids, secrets, addresses) holds its canary. What comes back on any of its
 //! sockets, answers and calls is kept, and so is what its tenant directory holds; the other's canary must be in none of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -1478,7 +1478,8 @@ async fn matrix(owner: &Side, ids: &Ids, caller: &Side) {
     assert_eq!(forbidden, 0, "{told:?}");
 }
 
-/// Answers that tell about the gateway as a whole change by themselves: of them only the words count.
+/// Answers that tell about the gateway as a whole change by themselves (a socket closed a moment ago may still be there): of them only
+/// the words count, each once.
 fn steady(name: &str, text: &str) -> String {
     let moving = [
         "health",
@@ -1492,14 +1493,13 @@ fn steady(name: &str, text: &str) -> String {
     if !moving.contains(&name) {
         return text.to_owned();
     }
-    let mut out: String = text
-        .split(|c: char| !(c.is_ascii_alphabetic() || c == '#'))
-        .filter(|word| word.len() > 3)
-        .map(|word| format!("{word} "))
-        .collect();
     if name == "logs.tail" {
         // Each call leaves lines itself.
-        out.clear();
+        return String::new();
     }
-    out
+    let words: BTreeSet<&str> = text
+        .split(|c: char| !(c.is_ascii_alphabetic() || c == '#'))
+        .filter(|word| word.len() > 3)
+        .collect();
+    words.into_iter().collect::<Vec<_>>().join(" ")
 }
