@@ -97,7 +97,8 @@ pub fn build(steps: &mut Steps) -> bool {
             TARGET,
             "--target-dir",
         ])
-        .arg(&build_dir);
+        .arg(&build_dir)
+        .args(toolchain.build_flags());
         for (guest, _) in &stale {
             cmd.args(["-p", &guest.package]);
         }
@@ -120,7 +121,7 @@ pub fn build(steps: &mut Steps) -> bool {
         cmd.current_dir(sh::root().join("guest-plugins"));
         cmd.args(["build", "--locked", "--release", "--features", "chaos"]);
         cmd.args(["--target", TARGET, "-p", &telegram.package, "--target-dir"]);
-        cmd.arg(&build_dir);
+        cmd.arg(&build_dir).args(toolchain.build_flags());
         sh::run(&mut cmd)?;
         place_files(telegram, &build_dir, &test_guests_dir())
     });
@@ -329,12 +330,13 @@ impl Toolchain {
     }
 
     fn rustup() -> Result<Self> {
-        let dir = sh::output(Command::new("rustc").args([
-            "--print",
-            "target-libdir",
-            "--target",
-            TARGET,
-        ]))?;
+        Self::rustup_of(Path::new("rustc"))
+    }
+
+    /// The toolchain of this compiler, if it has the standard library of the target.
+    fn rustup_of(rustc: &Path) -> Result<Self> {
+        let dir =
+            sh::output(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))?;
         let has_std = std::fs::read_dir(&dir)
             .map_err(|e| format!("{dir}: {e}"))?
             .flatten()
@@ -348,11 +350,15 @@ impl Toolchain {
 
     fn rustup_add() -> Result<Self> {
         let rustup = sh::which("rustup").ok_or_else(|| "no rustup on PATH".to_owned())?;
+        Self::rustup_add_by(&rustup, Path::new("rustc"))
+    }
+
+    fn rustup_add_by(rustup: &Path, rustc: &Path) -> Result<Self> {
         sh::run_at_most(
             Command::new(rustup).args(["target", "add", TARGET]),
             Duration::from_secs(120),
         )?;
-        Self::rustup()
+        Self::rustup_of(rustc)
     }
 
     fn unpacked() -> Result<Self> {
@@ -410,6 +416,14 @@ impl Toolchain {
         }
     }
 
+    /// Debian's compiler is older than the one of the project. What guests use of the language is in it (this build is the test).
+    fn build_flags(&self) -> &'static [&'static str] {
+        match self {
+            Self::Rustup => &[],
+            Self::Debian { .. } => &["--ignore-rust-version"],
+        }
+    }
+
     fn cargo(&self) -> Command {
         match self {
             Self::Rustup => sh::cargo(),
@@ -437,6 +451,47 @@ fn with_libraries(cmd: &mut Command, root: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn script(path: &Path, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        assert!(std::fs::write(path, format!("#!/bin/sh\n{text}\n")).is_ok());
+        assert!(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).is_ok());
+    }
+
+    /// With stand-ins for `rustc` and `rustup`: where the target can't be had, this is all that can be shown of that way.
+    #[test]
+    fn a_toolchain_that_has_the_target_is_taken_and_one_that_gets_it_too() {
+        let dir = std::env::temp_dir().join(format!("xtask-rustup-{}", std::process::id()));
+        let libraries = dir.join("lib");
+        assert!(std::fs::create_dir_all(&libraries).is_ok());
+        let (rustc, rustup, broken) = (dir.join("rustc"), dir.join("rustup"), dir.join("broken"));
+        script(
+            &rustc,
+            &format!(
+                "[ \"$*\" = '--print target-libdir --target {TARGET}' ] && echo '{}'",
+                libraries.display()
+            ),
+        );
+        script(&broken, "echo 'the network is not there' >&2; exit 1");
+        script(
+            &rustup,
+            &format!(
+                "[ \"$*\" = 'target add {TARGET}' ] && touch '{}/libstd-0123456789abcdef.rlib'",
+                libraries.display()
+            ),
+        );
+        let without = Toolchain::rustup_of(&rustc);
+        assert!(without.is_err_and(|why| why.contains("no standard library")));
+        assert!(Toolchain::rustup_of(&dir.join("none")).is_err());
+        assert!(Toolchain::rustup_add_by(&broken, &rustc).is_err());
+        let got = Toolchain::rustup_add_by(&rustup, &rustc);
+        assert!(matches!(got, Ok(Toolchain::Rustup)));
+        assert!(matches!(
+            Toolchain::rustup_of(&rustc),
+            Ok(Toolchain::Rustup)
+        ));
+        assert!(std::fs::remove_dir_all(&dir).is_ok());
+    }
 
     #[test]
     fn manifest_strings_are_read_and_odd_ones_refused() {

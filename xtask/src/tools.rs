@@ -146,14 +146,44 @@ pub fn apt_unpack(packages: &[&str]) -> Result<()> {
 
 /// Folders of shared libraries below [`deb_root`], for `LD_LIBRARY_PATH`.
 pub fn deb_library_path() -> String {
-    let root = deb_root();
-    let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
-    ["usr/lib", "lib"]
+    library_folders(&deb_root())
         .iter()
-        .flat_map(|lib| [root.join(lib).join(&arch), root.join(lib)])
         .map(|p| p.display().to_string())
         .collect::<Vec<_>>()
         .join(":")
+}
+
+/// The usual folders below `root`, and those beside them in which packages keep libraries of their own (their programs find them by
+/// an absolute path, which does not hold here).
+fn library_folders(root: &Path) -> Vec<PathBuf> {
+    let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let mut folders: Vec<PathBuf> = ["usr/lib", "lib"]
+        .iter()
+        .flat_map(|lib| [root.join(lib).join(&arch), root.join(lib)])
+        .collect();
+    let is_library = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name.starts_with("lib") && name.contains(".so")
+    };
+    for usual in [
+        root.join("usr/lib").join(&arch),
+        root.join("lib").join(&arch),
+    ] {
+        let Ok(entries) = std::fs::read_dir(usual) else {
+            continue;
+        };
+        let mut own: Vec<PathBuf> = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|dir| {
+                std::fs::read_dir(dir)
+                    .is_ok_and(|files| files.flatten().any(|f| is_library(&f.file_name())))
+            })
+            .collect();
+        own.sort();
+        folders.extend(own);
+    }
+    folders
 }
 
 /// A program from Debian's archive: on PATH, else installed, else unpacked with a wrapper in `target/tools/bin`.
@@ -356,6 +386,28 @@ mod tests {
     fn shell_quoting_survives_quotes_and_blanks() {
         assert_eq!(quoted("/a b"), "'/a b'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn libraries_in_folders_of_their_packages_are_found() {
+        let root = std::env::temp_dir().join(format!("xtask-libraries-{}", std::process::id()));
+        let usual = root
+            .join("usr/lib")
+            .join(format!("{}-linux-gnu", std::env::consts::ARCH));
+        for (dir, file) in [
+            ("pulseaudio", "libpulsecommon-16.1.so"),
+            ("gconv", "UTF-16.so"),
+            ("empty", ""),
+        ] {
+            assert!(std::fs::create_dir_all(usual.join(dir)).is_ok());
+            if !file.is_empty() {
+                assert!(std::fs::write(usual.join(dir).join(file), "").is_ok());
+            }
+        }
+        let found = library_folders(&root);
+        assert!(found.contains(&usual) && found.contains(&usual.join("pulseaudio")));
+        assert!(!found.contains(&usual.join("gconv")) && !found.contains(&usual.join("empty")));
+        assert!(std::fs::remove_dir_all(&root).is_ok());
     }
 
     #[test]

@@ -62,6 +62,12 @@ pub fn refused(status: u16, headers: &[(String, String)], text: &str) -> Refused
     }
 }
 
+/// The header of a JSON body.
+#[must_use]
+pub fn json_headers() -> Vec<(String, String)> {
+    vec![("content-type".to_owned(), "application/json".to_owned())]
+}
+
 /// Names with JSON values, as `extra` of the interface wants them.
 #[must_use]
 pub fn extra(pairs: &[(&str, Value)]) -> Vec<(String, String)> {

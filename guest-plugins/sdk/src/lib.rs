@@ -25,7 +25,8 @@ pub use serde_json;
 #[cfg(target_arch = "wasm32")]
 pub use wit_bindgen;
 
-/// Makes the module `bindings` for world `channel` and exports a type as its adapter.
+/// Makes the module `bindings` for world `channel` and exports a type as its adapter. Failed requests and refusals of platforms
+/// ([`answer::Refused`]) turn into the interface's errors by `From`.
 #[macro_export]
 macro_rules! channel {
     ($adapter:ident) => {
@@ -40,6 +41,39 @@ macro_rules! channel {
             });
         }
         bindings::export!($adapter with_types_in bindings);
+
+        impl From<$crate::answer::Refused> for bindings::exports::gateway::channel::adapter::Error {
+            fn from(cause: $crate::answer::Refused) -> Self {
+                use $crate::answer::Refused;
+                match cause {
+                    Refused::Auth(why) => Self::Auth(why),
+                    Refused::RateLimited(ms) => Self::RateLimited(ms),
+                    Refused::NotFound(why) => Self::NotFound(why),
+                    Refused::TooLarge(why) => Self::TooLarge(why),
+                    Refused::Invalid(why) => Self::Invalid(why),
+                    Refused::Network(why) => Self::Network(why),
+                    Refused::Internal(why) => Self::Internal(why),
+                }
+            }
+        }
+
+        impl From<&bindings::gateway::types::http_types::Fault> for $crate::answer::Refused {
+            fn from(fault: &bindings::gateway::types::http_types::Fault) -> Self {
+                use bindings::gateway::types::http_types::FaultKind;
+                let why = fault.text.clone();
+                match fault.kind {
+                    FaultKind::Denied | FaultKind::Invalid => Self::Invalid(why),
+                    FaultKind::TooLarge => Self::TooLarge(why),
+                    FaultKind::Limit | FaultKind::Internal => Self::Internal(why),
+                    FaultKind::Dns
+                    | FaultKind::Connect
+                    | FaultKind::Tls
+                    | FaultKind::Timeout
+                    | FaultKind::Protocol
+                    | FaultKind::Interrupted => Self::Network(why),
+                }
+            }
+        }
     };
 }
 

@@ -1,6 +1,6 @@
 //! The join to world `channel`.
 
-use gateway_guest::answer::Refused;
+use gateway_guest::answer::{Refused, json_headers};
 
 use crate::config::{Config, ReplyMode};
 use crate::inbound::{self, Kind};
@@ -13,7 +13,7 @@ use bindings::exports::gateway::channel::adapter::{
     WebhookRequest,
 };
 use bindings::gateway::host::{clock, config, http, inbound as host_inbound, log};
-use bindings::gateway::types::http_types::{Fault, FaultKind, Request};
+use bindings::gateway::types::http_types::Request;
 use bindings::gateway::types::types::{HttpAnswer, InboundMessage, Peer, PeerKind, Sender};
 
 struct Adapter;
@@ -83,9 +83,9 @@ impl Guest for Adapter {
             body: reply.callback_body(),
             timeout_ms: callback.timeout_ms,
         };
-        let response = http::fetch(&request).map_err(|fault| from_fault(&fault))?;
+        let response = http::fetch(&request).map_err(|fault| Refused::from(&fault))?;
         let told = reply::read_answer(response.status, &response.headers, &response.body)
-            .map_err(from_refused)?;
+            .map_err(Error::from)?;
         let id = told.unwrap_or_else(|| reply.idempotency_key());
         Ok(Receipt {
             message_ids: vec![id],
@@ -179,35 +179,4 @@ fn respond(handle: String, status: u16, body: Vec<u8>) -> Action {
         headers: json_headers(),
         body,
     })
-}
-
-fn json_headers() -> Vec<(String, String)> {
-    vec![("content-type".to_owned(), "application/json".to_owned())]
-}
-
-fn from_refused(cause: Refused) -> Error {
-    match cause {
-        Refused::Auth(why) => Error::Auth(why),
-        Refused::RateLimited(ms) => Error::RateLimited(ms),
-        Refused::NotFound(why) => Error::NotFound(why),
-        Refused::TooLarge(why) => Error::TooLarge(why),
-        Refused::Invalid(why) => Error::Invalid(why),
-        Refused::Network(why) => Error::Network(why),
-        Refused::Internal(why) => Error::Internal(why),
-    }
-}
-
-fn from_fault(fault: &Fault) -> Error {
-    let why = fault.text.clone();
-    match fault.kind {
-        FaultKind::Denied | FaultKind::Invalid => Error::Invalid(why),
-        FaultKind::TooLarge => Error::TooLarge(why),
-        FaultKind::Limit | FaultKind::Internal => Error::Internal(why),
-        FaultKind::Dns
-        | FaultKind::Connect
-        | FaultKind::Tls
-        | FaultKind::Timeout
-        | FaultKind::Protocol
-        | FaultKind::Interrupted => Error::Network(why),
-    }
 }

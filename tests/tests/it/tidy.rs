@@ -188,3 +188,43 @@ fn links_in_the_documents_are_alive() {
         );
     }
 }
+
+/// No pattern of an operator, a manifest or a user is run by an engine that goes back over its text: there is none in the lock
+/// files, and our own crates name no pattern engine at all. (`regex-automata` is in the tree for the directives of the log
+/// filter; it is a finite automaton.)
+/// Covers: R14.
+#[test]
+fn no_backtracking_pattern_engine_is_linked() {
+    for lock in ["Cargo.lock", "guest-plugins/Cargo.lock", "fuzz/Cargo.lock"] {
+        let text = std::fs::read_to_string(root().join(lock)).unwrap();
+        let names: BTreeSet<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
+            .collect();
+        assert!(names.len() > 3, "{lock} was not read");
+        for engine in [
+            "fancy-regex",
+            "pcre",
+            "pcre2",
+            "pcre2-sys",
+            "onig",
+            "onig_sys",
+            "regress",
+            "hyperscan",
+            "wildmatch",
+            "glob-match",
+        ] {
+            assert!(!names.contains(engine), "{lock} has {engine}");
+        }
+    }
+    for package in packages() {
+        for one in package["dependencies"].as_array().unwrap() {
+            let name = one["name"].as_str().unwrap();
+            assert!(
+                !name.contains("regex") && !name.contains("glob"),
+                "{} names {name}: patterns of strangers need a bound on their cost",
+                package["name"]
+            );
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway_config::Settings;
 use gateway_egress::{Egress, EgressOptions};
+use gateway_protocol::frame::Close;
 use gateway_protocol::ids::ConnId;
 use gateway_protocol::scope::ScopeSet;
 use gateway_store::{
@@ -23,7 +24,7 @@ use crate::agents::{Agents, BackendFactory, ConfiguredBackends};
 use crate::auth::{AuthAttempt, AuthRefusal, Authenticated, Authenticator, LimiterRules};
 use crate::clock::{Clock, SystemClock};
 use crate::faults::Faults;
-use crate::hub::ConnInfo;
+use crate::hub::{ConnInfo, EventSink, HubError, HubGuard};
 use crate::limits::{HEALTH_RECONCILE_MS, STOP_GRACE_MS};
 use crate::logs::{LogBook, LogSink, Redactor};
 use crate::random::{OsRandom, Random};
@@ -301,7 +302,8 @@ impl Host {
         Ok(host)
     }
 
-    /// Replaces the credentials by those of `settings` in memory and in the host's store. The old ones end at once.
+    /// Replaces the credentials by those of `settings` in memory and in the host's store. The old ones end at once, and
+    /// so does every connection that one of them let in (close code 4001); the others go on.
     ///
     /// # Errors
     /// Two tenants that share a secret, or a store error.
@@ -312,6 +314,7 @@ impl Host {
             .filter_map(|(slug, s)| Some((self.tenants.get(slug)?, &s.auth)))
             .collect();
         let shared = self.auth.replace(pairs.iter().map(|(t, a)| (*t, *a)));
+        self.close_ended_credentials();
         if let Some(slug) = shared.first() {
             return Err(StartError::Settings(format!(
                 "tenant {slug} has the same token or password as another tenant; each tenant needs its own (next step: `gateway secret set`)"
@@ -334,6 +337,44 @@ impl Host {
             .collect();
         self.host_db.replace_credentials(rows)?;
         Ok(())
+    }
+
+    fn close_ended_credentials(&self) {
+        let close = Close::new(Close::CREDENTIAL_CHANGED, "gateway auth changed");
+        for tenant in self.tenants.values() {
+            let ended = tenant
+                .hub()
+                .close_where(&close, |conn| !self.auth.still_admits(tenant, &conn.proof));
+            if ended > 0 {
+                tenant.log(
+                    "INFO",
+                    &format!("{ended} connections closed: their credential has ended"),
+                );
+            }
+        }
+    }
+
+    /// Adds a connection to its tenant's hub; from the return on it gets events. A credential that ended between its check
+    /// and this call closes the connection like any other.
+    ///
+    /// # Errors
+    /// [`HubError::TooManyConnections`].
+    pub fn register(
+        &self,
+        tenant: &Arc<Tenant>,
+        info: ConnInfo,
+        sink: Arc<dyn EventSink>,
+    ) -> Result<HubGuard, HubError> {
+        let proof = info.proof;
+        let guard = tenant.hub().register(info, sink.clone())?;
+        // Whoever replaces credentials looks at the hubs afterwards: one of the two sees the other.
+        if !self.auth.still_admits(tenant, &proof) {
+            sink.close(Close::new(
+                Close::CREDENTIAL_CHANGED,
+                "gateway auth changed",
+            ));
+        }
+        Ok(guard)
     }
 
     /// Opens a tenant's store and takes up what is unfinished. Failures leave this tenant degraded.

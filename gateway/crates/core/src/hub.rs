@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use gateway_protocol::event::{self, Audience, Event};
-use gateway_protocol::frame::{StateVersion, event_head};
+use gateway_protocol::frame::{Close, StateVersion, event_head};
 use gateway_protocol::ids::ConnId;
 use gateway_protocol::scope::ScopeSet;
 use parking_lot::{Mutex, RwLock};
 
+use crate::auth::Proof;
 use crate::cx::{Caps, ClientInfo, Role};
 use crate::limits::{HUB_CONNECTIONS_MAX, HUB_KEYS_PER_CONNECTION_MAX};
 
@@ -37,6 +38,8 @@ pub struct WireEvent {
 pub trait EventSink: Send + Sync {
     /// Takes one event.
     fn push(&self, ev: &Arc<WireEvent>);
+    /// Ends the connection: nothing that it sent and that has not begun is begun any more. The first reason counts.
+    fn close(&self, close: Close);
 }
 
 /// What of an event a connection has to qualify for, beyond the audience of its type.
@@ -92,6 +95,8 @@ pub struct ConnInfo {
     pub conn: ConnId,
     /// Operator or node.
     pub role: Role,
+    /// What let it in.
+    pub proof: Proof,
     /// Scopes it was granted.
     pub scopes: ScopeSet,
     /// Its caps.
@@ -349,6 +354,17 @@ impl Hub {
             })
             .map(str::to_owned)
             .collect())
+    }
+
+    /// Tells each connection for which `which` says so to end. Gives their number; they leave the hub when they have ended.
+    pub fn close_where(&self, close: &Close, mut which: impl FnMut(&ConnInfo) -> bool) -> usize {
+        let table = self.table.read();
+        let mut told = 0;
+        for conn in table.slots.iter().flatten().filter(|c| which(&c.info)) {
+            conn.sink.close(close.clone());
+            told += 1;
+        }
+        told
     }
 
     /// Connections registered now.

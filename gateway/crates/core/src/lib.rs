@@ -16,6 +16,7 @@ pub mod cx;
 pub mod delivery;
 pub mod dispatch;
 pub mod faults;
+mod guest_io;
 pub mod health;
 pub mod hello;
 pub mod host;

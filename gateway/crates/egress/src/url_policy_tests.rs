@@ -495,3 +495,42 @@ mod properties {
         }
     }
 }
+
+/// A rule is matched without going back: eight times the text takes about eight times as long, however many `*` the
+/// rule has and however nearly the text fits. (A backtracking matcher would not end.)
+/// Covers: R14.
+#[test]
+fn hostile_patterns_and_paths_cost_no_more_than_their_length() {
+    use std::time::{Duration, Instant};
+    let stars = format!("{}b", "a*".repeat(MAX_PATTERN_STARS));
+    let shortest = |run: &dyn Fn() -> bool| -> Duration {
+        let timed = |_| {
+            let start = Instant::now();
+            assert!(!run());
+            start.elapsed()
+        };
+        (0..7).map(timed).min().unwrap()
+    };
+    let nearly = |n: usize| "a".repeat(n);
+    for pattern in [
+        format!("/{stars}"),
+        format!("/{stars}/x"),
+        format!("/{stars}*"),
+        "/a*aaaaaaaaab".into(),
+    ] {
+        let time = |n: usize| {
+            let path = format!("/{}", nearly(n));
+            shortest(&|| path_matches(&pattern, &path))
+        };
+        let (short, long) = (time(50_000), time(400_000));
+        assert!(
+            long < short * 30 + Duration::from_millis(5),
+            "{pattern}: {short:?} for 50,000 bytes, {long:?} for 400,000"
+        );
+    }
+    // What is matched is bounded besides.
+    let url = format!("https://h.example/{}", nearly(MAX_URL_BYTES));
+    assert!(UrlTemplate::parse(&url).is_err());
+    let rule = format!("https://h.example/{}", "a*".repeat(MAX_PATTERN_STARS + 1));
+    assert!(UrlRule::parse(&rule).is_err());
+}

@@ -272,6 +272,15 @@ pub fn docs_markdown() -> String {
     out
 }
 
+/// Where the frames of OpenClaw 2026.9.6, as recorded, and ours differ on purpose.
+const DIFFERENCES: &str = "\n## Differences on purpose\n\n\
+* `connect.challenge` has no `capabilities`: clients leave out what is not announced.\n\
+* A parameter that nobody published is ignored on v4 frames; OpenClaw refuses it for most methods.\n\
+* `device` of `connect` is read, and proves nothing until device identity is built: a blank nonce is not an error of its own.\n\
+* A slow consumer is closed at 4 MiB instead of 50 MB of waiting events (1008, `slow consumer (last seq N)`, N being the last event that it was sent). \
+Events are not sent twice: the client fetches `sessions.list` and `chat.history` when it comes again, and they are complete.\n\
+* Sockets whose credential was changed are closed with 4001 `gateway auth changed`.\n";
+
 /// The page `docs/compat.md`: what happens with each published parameter.
 pub fn compat_markdown() -> String {
     let mut out = format!(
@@ -281,6 +290,7 @@ pub fn compat_markdown() -> String {
          On v4 frames, names that nobody published are ignored, because newer clients send them; on JSON-RPC they are refused. \
          `connect` is a closed object on both. Methods that are not listed are unknown: `features.methods` says what there is.\n",
     );
+    out.push_str(DIFFERENCES);
     let (published, ours): (Vec<&&MethodSpec>, Vec<&&MethodSpec>) =
         method::all().iter().partition(|s| s.published);
     for spec in published {

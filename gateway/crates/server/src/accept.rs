@@ -13,21 +13,17 @@ use std::{
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 use crate::{
     app::App,
     budget::Permit,
     guard::Socket,
+    handshakes::Handshakes,
     head::HeadFault,
     http,
-    limits::{
-        ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, TLS_HANDSHAKE_TIMEOUT_MS, TLS_HANDSHAKES_AT_ONCE,
-    },
+    limits::{ACCEPT_BACKOFF_MS, MAX_HEADER_LINES},
     stream::{HeadGuard, Stream},
     ws::upgrade::Upgrade,
 };
@@ -76,7 +72,7 @@ impl Wire {
 
 /// Accepts until the listener is told to stop.
 pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
-    let handshakes = Arc::new(Semaphore::new(TLS_HANDSHAKES_AT_ONCE));
+    let handshakes = Arc::new(Handshakes::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -131,7 +127,7 @@ async fn connection(
     peer: SocketAddr,
     permit: Permit,
     tls: Option<TlsAcceptor>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Handshakes>,
 ) {
     let Ok(local) = stream.local_addr() else {
         return;
@@ -139,16 +135,9 @@ async fn connection(
     let stream = match tls {
         None => Stream::Plain(stream),
         Some(acceptor) => {
-            let handshake = async {
-                let _place = handshakes.acquire().await.ok()?;
-                acceptor.accept(stream).await.ok()
-            };
-            match Box::pin(tokio::time::timeout(
-                Duration::from_millis(TLS_HANDSHAKE_TIMEOUT_MS),
-                handshake,
-            ))
-            .await
-            {
+            let patience = Duration::from_millis(app.limits.tls_handshake_timeout_ms);
+            let handshake = secure(stream, &acceptor, &handshakes, patience);
+            match Box::pin(tokio::time::timeout(patience, handshake)).await {
                 Ok(Some(stream)) => Stream::Tls(Box::new(stream)),
                 _ => return,
             }
@@ -169,6 +158,23 @@ async fn connection(
         && let Some(conn) = upgrade.finish(app, permit).await
     {
         conn.await;
+    }
+}
+
+/// The TLS handshake. What costs computing time begins only when the peer has sent its greeting and it is its turn.
+async fn secure(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+    handshakes: &Arc<Handshakes>,
+    patience: Duration,
+) -> Option<TlsStream<TcpStream>> {
+    let greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let greeted = greeting.await.ok()?;
+    let place = handshakes.enter(patience).await?;
+    tokio::select! {
+        biased;
+        stream = greeted.into_stream(acceptor.config().clone()) => stream.ok(),
+        () = place.pushed_out() => None,
     }
 }
 

@@ -12,8 +12,12 @@ pub const MAX_TARGET_BYTES: usize = 8 * 1024;
 pub const HEADER_READ_TIMEOUT_MS: u64 = 10_000;
 /// Time for the TLS handshake.
 pub const TLS_HANDSHAKE_TIMEOUT_MS: u64 = 10_000;
-/// TLS handshakes that run at the same time, on the whole listener.
+/// TLS handshakes that have begun and not ended, on the whole listener; one more pushes the oldest out.
 pub const TLS_HANDSHAKES_AT_ONCE: usize = 64;
+/// TLS handshakes that may begin in a second, on the whole listener; what comes faster waits for its turn.
+pub const TLS_HANDSHAKES_PER_SECOND: u32 = 400;
+/// TLS handshakes that may begin at one moment after a pause.
+pub const TLS_HANDSHAKE_BURST: u32 = 200;
 /// Requests answered on one kept-alive HTTP connection before it is closed.
 pub const MAX_REQUESTS_PER_CONNECTION: u32 = 1_000;
 /// Connections on the listener, all kinds together.

@@ -26,6 +26,8 @@ pub struct ServerLimits {
     pub preauth_per_address: u32,
     /// From the opening of a v4 WebSocket to its `connect`, in ms.
     pub handshake_timeout_ms: u64,
+    /// For a TLS handshake, in ms.
+    pub tls_handshake_timeout_ms: u64,
     /// For a whole request head, and for an idle kept-alive connection, in ms.
     pub header_read_timeout_ms: u64,
     /// For a whole request body, in ms.
@@ -52,6 +54,7 @@ impl Default for ServerLimits {
             preauth_per_address: u32::try_from(gateway_protocol::limits::PREAUTH_PER_IP)
                 .unwrap_or(32),
             handshake_timeout_ms: gateway_protocol::limits::HANDSHAKE_TIMEOUT_MS,
+            tls_handshake_timeout_ms: limits::TLS_HANDSHAKE_TIMEOUT_MS,
             header_read_timeout_ms: limits::HEADER_READ_TIMEOUT_MS,
             body_deadline_ms: limits::BODY_DEADLINE_MS,
             body_grace_ms: limits::BODY_GRACE_MS,

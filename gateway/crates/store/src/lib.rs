@@ -14,6 +14,7 @@ pub mod limits;
 mod migrate;
 mod model;
 mod repo;
+mod scripted;
 mod state_dir;
 mod tenant_db;
 mod writer;
@@ -23,6 +24,7 @@ pub use host_db::{Credential, CredentialHash, HostDb, StoreOptions, TenantId, Te
 pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
+pub use scripted::{CommitScript, Unanswered, WaitingWrites};
 pub use state_dir::StateDir;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
 pub use writer::{Pending, WriterPool};

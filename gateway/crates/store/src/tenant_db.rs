@@ -7,6 +7,7 @@ use crate::limits::{
 };
 use crate::migrate::{self, Schema};
 use crate::repo::{Read, Write};
+use crate::scripted::{CommitScript, WaitingWrites};
 use crate::state_dir::{private_dir, private_file, random_name, sync_dir};
 use crate::writer::{Job, Pending, TypedJob, WriterPool};
 use crate::{Result, StoreError, TenantId};
@@ -32,6 +33,8 @@ pub enum StoreExec {
     /// On the caller's thread, at once, reads and writes on one connection: the deterministic simulation.
     /// A closure must not call its own database again.
     Inline,
+    /// When the script says so, and with the faults that it wants; reads as for [`Self::Inline`]: seeded simulations.
+    Scripted(Arc<dyn CommitScript>),
 }
 
 /// How much a commit does for durability.
@@ -228,7 +231,7 @@ impl TenantDb {
                 }
                 self.0.commit(vec![job]);
             }
-            StoreExec::Threads(pool) => {
+            StoreExec::Threads(_) | StoreExec::Scripted(_) => {
                 let schedule = {
                     let mut q = self.0.queue.lock();
                     if q.closed {
@@ -242,8 +245,8 @@ impl TenantDb {
                     q.jobs.push_back(job);
                     !std::mem::replace(&mut q.scheduled, true)
                 };
-                if schedule && !pool.schedule(Arc::clone(&self.0)) {
-                    self.0.refuse_waiting();
+                if schedule && !self.0.schedule() {
+                    self.0.refuse_waiting(&StoreError::Closed);
                 }
             }
         }
@@ -257,7 +260,7 @@ impl TenantDb {
         F: FnOnce(&Read<'_>) -> Result<T> + Send + 'static,
     {
         match &self.0.exec {
-            StoreExec::Inline => Pending::ready(self.read_now(closure)),
+            StoreExec::Inline | StoreExec::Scripted(_) => Pending::ready(self.read_now(closure)),
             StoreExec::Threads(pool) => {
                 let (answer, pending) = Pending::channel();
                 let inner = Arc::clone(&self.0);
@@ -308,11 +311,7 @@ impl TenantDb {
             !std::mem::replace(&mut q.scheduled, true)
         };
         if schedule {
-            let waits = match &self.0.exec {
-                StoreExec::Inline => false,
-                StoreExec::Threads(pool) => pool.schedule(Arc::clone(&self.0)),
-            };
-            if !waits {
+            if !self.0.schedule() {
                 // Inline, or the pool is gone: nobody else will do it.
                 while self.0.run_waiting() {}
             }
@@ -373,6 +372,28 @@ impl Inner {
         })
     }
 
+    /// Has the waiting work done by somebody. `false`: there is nobody (inline, or the pool is gone).
+    fn schedule(self: &Arc<Self>) -> bool {
+        match &self.exec {
+            StoreExec::Inline => false,
+            StoreExec::Threads(pool) => pool.schedule(Arc::clone(self)),
+            StoreExec::Scripted(script) => {
+                script.waiting(WaitingWrites(Arc::clone(self)));
+                true
+            }
+        }
+    }
+
+    /// Commits what waits and gives the jobs back without telling their callers.
+    pub(crate) fn commit_waiting_unanswered(&self) -> Vec<Box<dyn Job>> {
+        let mut jobs: Vec<Box<dyn Job>> = self.queue.lock().jobs.drain(..).collect();
+        let mut guard = self.writer.lock();
+        if let Err(error) = self.try_commit(&mut guard, &mut jobs) {
+            self.mark(error);
+        }
+        jobs
+    }
+
     /// Commits what waits. Answers whether there is more.
     pub(crate) fn run_waiting(&self) -> bool {
         let jobs: Vec<Box<dyn Job>> = {
@@ -397,15 +418,15 @@ impl Inner {
         false
     }
 
-    /// The pool is stopped: nobody will run these.
-    fn refuse_waiting(&self) {
+    /// Nobody will run these: they are answered with `error`.
+    pub(crate) fn refuse_waiting(&self, error: &StoreError) {
         let jobs = {
             let mut q = self.queue.lock();
             q.scheduled = false;
             std::mem::take(&mut q.jobs)
         };
         for j in jobs {
-            j.finish(Some(StoreError::Closed));
+            j.finish(Some(error.clone()));
         }
     }
 

@@ -45,11 +45,31 @@ pub struct AuthAttempt<'a> {
     pub surface: Surface,
 }
 
+/// By what a connection was let in: it stays good only as long as the settings have it. Says nothing about the secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// By being on this machine, where the tenant asks for no credential.
+    Open,
+    /// By the credential of this keyed hash.
+    Credential(CredentialHash),
+}
+
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "Open",
+            Self::Credential(_) => "Credential(…)",
+        })
+    }
+}
+
 /// A caller whose credential was right.
 #[derive(Debug, Clone)]
 pub struct Authenticated {
     /// The tenant of the credential.
     pub tenant: Arc<Tenant>,
+    /// What let it in.
+    pub proof: Proof,
     /// `token`, `password` or `none`, for `hello-ok.auth.method`.
     pub method: &'static str,
     /// The most that the credential may do; the connection gets what it asks for of it.
@@ -191,7 +211,24 @@ impl Authenticator {
         self.limiter.sweep(self.clock.monotonic_ms());
     }
 
-    fn verify(&self, secret: &str) -> Option<(Arc<Tenant>, CredentialKind)> {
+    /// Whether what once let a connection of `tenant` in would still do so.
+    #[must_use]
+    pub fn still_admits(&self, tenant: &Tenant, proof: &Proof) -> bool {
+        match proof {
+            Proof::Open => self
+                .open_tenant
+                .load()
+                .as_ref()
+                .is_some_and(|open| open.id() == tenant.id()),
+            Proof::Credential(hash) => self
+                .credentials
+                .load()
+                .get(hash)
+                .is_some_and(|found| found.tenant.id() == tenant.id()),
+        }
+    }
+
+    fn verify(&self, secret: &str) -> Option<(Arc<Tenant>, CredentialKind, CredentialHash)> {
         if secret.is_empty() || secret.len() > AUTH_CREDENTIAL_MAX_BYTES {
             return None;
         }
@@ -200,7 +237,7 @@ impl Authenticator {
         // The map is searched by a hash that an outsider can neither choose nor predict; the full comparison is
         // constant time.
         let found = credentials.get(&hash)?;
-        bool::from(found.hash.ct_eq(&hash)).then(|| (found.tenant.clone(), found.kind))
+        bool::from(found.hash.ct_eq(&hash)).then(|| (found.tenant.clone(), found.kind, hash))
     }
 
     /// Checks one attempt.
@@ -216,6 +253,7 @@ impl Authenticator {
         {
             return Ok(Authenticated {
                 tenant,
+                proof: Proof::Open,
                 method: "none",
                 ceiling: ScopeSet::ALL,
             });
@@ -243,14 +281,15 @@ impl Authenticator {
         let found = given
             .into_iter()
             .find_map(|secret| self.verify(secret))
-            .filter(|(tenant, _)| hinted(tenant));
+            .filter(|(tenant, _, _)| hinted(tenant));
         match found {
-            Some((tenant, kind)) => {
+            Some((tenant, kind, hash)) => {
                 if let Some(place) = place {
                     place.succeeded();
                 }
                 Ok(Authenticated {
                     tenant,
+                    proof: Proof::Credential(hash),
                     method: kind.as_str(),
                     ceiling: ScopeSet::ALL,
                 })

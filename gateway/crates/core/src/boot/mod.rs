@@ -16,9 +16,9 @@ use gateway_wasm::{
 };
 use serde_json::value::RawValue;
 
-use crate::channel::host_error;
 use crate::cx::{Caller, Cx};
 use crate::dispatch::dispatch;
+use crate::guest_io::{KvSpace, host_error, level_word};
 use crate::host::Host;
 use crate::rpc::error::store as store_error;
 use crate::tenant::Tenant;
@@ -321,14 +321,10 @@ impl BootHost for Io {
     }
 
     fn log(&self, level: Level, line: &str) {
-        let level = match level {
-            Level::Trace | Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warn",
-            Level::Error => "error",
-        };
-        self.tenant
-            .log(level, &format!("boot script {}: {line}", self.script));
+        self.tenant.log(
+            level_word(level),
+            &format!("boot script {}: {line}", self.script),
+        );
         let mut log = self.log.lock();
         if log.len() < LOG_LINES_MAX {
             log.push(line.to_owned());
@@ -336,31 +332,16 @@ impl BootHost for Io {
     }
 
     fn kv_get(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, HostError>> {
-        Box::pin(async move {
-            let script = self.script.clone();
-            self.tenant
-                .db()
-                .read(move |r| r.kv_get(&script, "boot", &key))
-                .await
-                .map_err(|error| host_error(&error))
-        })
+        Box::pin(KvSpace::new(&self.script, "boot").get(&self.tenant, key))
     }
 
     fn kv_list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<String>, HostError>> {
-        Box::pin(async move {
-            let script = self.script.clone();
-            let limit = i64::try_from(gateway_wasm::limits::MAX_KV_LIST).unwrap_or(i64::MAX);
-            self.tenant
-                .db()
-                .read(move |r| r.kv_list(&script, "boot", &prefix, limit))
-                .await
-                .map_err(|error| host_error(&error))
-        })
+        Box::pin(KvSpace::new(&self.script, "boot").list(&self.tenant, prefix))
     }
 
     fn commit(&self, fx: Effects) -> BoxFuture<'_, Result<CommitReport, HostError>> {
         Box::pin(async move {
-            let script = self.script.clone();
+            let space = KvSpace::new(&self.script, "boot");
             let quota = self
                 .tenant
                 .shared()
@@ -373,14 +354,7 @@ impl BootHost for Io {
             self.tenant
                 .db()
                 .write(move |w| {
-                    for change in &fx.kv {
-                        match &change.value {
-                            Some(value) => w.kv_set(&script, "boot", &change.key, value, quota)?,
-                            None => {
-                                w.kv_delete(&script, "boot", &change.key)?;
-                            }
-                        }
-                    }
+                    space.apply(w, &fx.kv, quota)?;
                     Ok(CommitReport::default())
                 })
                 .await

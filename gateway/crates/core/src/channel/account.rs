@@ -7,7 +7,6 @@ use std::sync::{Arc, Weak};
 use futures_util::future::BoxFuture;
 use gateway_config::{AccountSettings, Secret};
 use gateway_egress::Egress;
-use gateway_store::StoreError;
 use gateway_wasm::{
     AccountHost, AccountStatus, CallError, CommitReport, Effects, FaultKind, GuestEvent,
     GuestRequest, GuestResponse, HostError, HttpFault, Level, Submit,
@@ -24,6 +23,7 @@ use super::limits::{
 };
 use super::verify::{TimestampRule, VerifyRule};
 use crate::auth::limiter::{FailureLimiter, LimiterRules};
+use crate::guest_io::{KvSpace, host_error, level_word};
 use crate::tenant::Tenant;
 
 /// A webhook route as the host checks it.
@@ -151,6 +151,10 @@ impl Account {
                 alarm: Mutex::default(),
             }
         })
+    }
+
+    pub(super) fn kv_space(&self) -> KvSpace {
+        KvSpace::new(self.kind(), self.id())
     }
 
     pub(super) fn kind(&self) -> &str {
@@ -513,16 +517,6 @@ fn gone() -> HostError {
     HostError::Unavailable("the account is gone".to_owned())
 }
 
-pub(crate) fn host_error(error: &StoreError) -> HostError {
-    match error {
-        StoreError::Limit(name) => HostError::Limit((*name).to_owned()),
-        StoreError::Full | StoreError::Busy(_) | StoreError::Closed => {
-            HostError::Unavailable(error.to_string())
-        }
-        _ => HostError::Internal(error.to_string()),
-    }
-}
-
 impl Io {
     fn both(&self) -> Option<(Arc<Account>, Arc<Tenant>)> {
         let account = self.account.upgrade()?;
@@ -563,15 +557,8 @@ impl AccountHost for Io {
         let Some((account, tenant)) = self.both() else {
             return;
         };
-        let level = match level {
-            Level::Trace => "trace",
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warn",
-            Level::Error => "error",
-        };
         tenant.log(
-            level,
+            level_word(level),
             &format!("guest {}/{}: {line}", account.kind(), account.id()),
         );
     }
@@ -592,25 +579,14 @@ impl AccountHost for Io {
     fn kv_get(&self, key: String) -> BoxFuture<'_, Result<Option<Vec<u8>>, HostError>> {
         Box::pin(async move {
             let (account, tenant) = self.both().ok_or_else(gone)?;
-            let (kind, id) = (account.kind().to_owned(), account.id().to_owned());
-            tenant
-                .db()
-                .read(move |r| r.kv_get(&kind, &id, &key))
-                .await
-                .map_err(|error| host_error(&error))
+            account.kv_space().get(&tenant, key).await
         })
     }
 
     fn kv_list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<String>, HostError>> {
         Box::pin(async move {
             let (account, tenant) = self.both().ok_or_else(gone)?;
-            let (kind, id) = (account.kind().to_owned(), account.id().to_owned());
-            let limit = i64::try_from(gateway_wasm::limits::MAX_KV_LIST).unwrap_or(i64::MAX);
-            tenant
-                .db()
-                .read(move |r| r.kv_list(&kind, &id, &prefix, limit))
-                .await
-                .map_err(|error| host_error(&error))
+            account.kv_space().list(&tenant, prefix).await
         })
     }
 

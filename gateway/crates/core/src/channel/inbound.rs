@@ -11,9 +11,10 @@ use gateway_wasm::{
 };
 
 use super::access::{Access, Asking, ConversationKind, decide};
-use super::account::{Account, host_error};
+use super::account::Account;
 use super::limits::{OUTBOX_TTL_MS, PAIRING_CODE_CHARS, PAIRING_PENDING_MAX, PAIRING_TTL_MS};
 use crate::delivery::ReplyTarget;
+use crate::guest_io::host_error;
 use crate::route::{RouteInput, resolve};
 use crate::session::{self, AcceptRun, Accepted, Origin, SessionProfile};
 use crate::tenant::Tenant;
@@ -85,17 +86,10 @@ pub(super) async fn commit(
         account.access.clone(),
         account.ready.as_ref().map_or(0, |ready| ready.kv_quota),
     );
-    let (wake, ended_rows) = (fx.wake, ended.clone());
+    let (wake, ended_rows, space) = (fx.wake, ended.clone(), account.kv_space());
     let write = move |w: &mut Write<'_>| -> Result<Done, StoreError> {
         let mut done = Done::default();
-        for change in &fx.kv {
-            match &change.value {
-                Some(value) => w.kv_set(&kind, &id, &change.key, value, quota)?,
-                None => {
-                    w.kv_delete(&kind, &id, &change.key)?;
-                }
-            }
-        }
+        space.apply(w, &fx.kv, quota)?;
         if let Some(state) = &fx.state {
             w.set_account_guest_state(&kind, &id, Some(state), now)?;
         }

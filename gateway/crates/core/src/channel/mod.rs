@@ -22,7 +22,6 @@ use std::sync::{Arc, Weak};
 
 use gateway_store::OutboxRow;
 
-pub(crate) use self::account::host_error;
 pub use self::account::{Account, Seen};
 pub use self::guest::{ChannelGuest, ChannelPlugin, WasmChannel};
 pub use self::webhook::{WebhookAnswer, WebhookHttp};

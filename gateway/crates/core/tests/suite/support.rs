@@ -19,6 +19,7 @@ use gateway_core::{
     Role, Surface, Tenant, WireEvent, dispatch,
 };
 use gateway_protocol::content::{ContentBlock, Role as Says, Usage, plain_text};
+use gateway_protocol::frame::Close;
 use gateway_protocol::{RpcError, ScopeSet};
 use gateway_store::{StoreExec, SyncMode};
 use parking_lot::Mutex;
@@ -219,6 +220,7 @@ pub async fn start_with(
 #[derive(Default)]
 pub struct Recorder {
     events: Mutex<Vec<(String, Value)>>,
+    pub closed: Mutex<Option<Close>>,
 }
 
 impl EventSink for Recorder {
@@ -232,6 +234,10 @@ impl EventSink for Recorder {
             "head and payload are the same event"
         );
         self.events.lock().push((ev.name.to_owned(), payload));
+    }
+
+    fn close(&self, close: Close) {
+        self.closed.lock().get_or_insert(close);
     }
 }
 
@@ -289,6 +295,7 @@ pub fn connect_as(
     let info = ConnInfo {
         conn: conn.clone(),
         role,
+        proof: gateway_core::auth::Proof::Open,
         scopes,
         caps: Caps::parse(caps),
         client: client.clone(),

@@ -372,8 +372,13 @@ impl Conn {
             self.link
                 .close(Close::new(Close::POLICY, "message not finished in time"));
         }
+        if let Some(close) = self.link.shared.ended() {
+            self.link.close(close);
+        }
         if self.link.shared.fell_behind() {
-            self.link.close(Close::new(Close::POLICY, "slow consumer"));
+            // Events are not sent again: with the number of the last one the client knows from where on to fetch the state anew.
+            let reason = format!("slow consumer (last seq {})", self.link.seq);
+            self.link.close(Close::new(Close::POLICY, &reason));
         }
         if self.link.shared.stopping() && !self.link.closing() {
             self.link

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::{
-    auth::Authenticated,
+    auth::{Authenticated, Proof},
     cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface},
     hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
     tenant::Tenant,
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) struct Rpc {
     tenant: Arc<Tenant>,
     caller: Option<Arc<Caller>>,
+    proof: Proof,
     scopes: gateway_protocol::ScopeSet,
     cancel: CancellationToken,
     hub: Option<HubGuard>,
@@ -39,6 +40,7 @@ impl Rpc {
         Self {
             tenant: found.tenant,
             caller: None,
+            proof: found.proof,
             scopes: found.ceiling,
             cancel: CancellationToken::new(),
             hub: None,
@@ -70,6 +72,7 @@ impl Rpc {
         let info = ConnInfo {
             conn: id.clone(),
             role,
+            proof: self.proof,
             scopes: self.scopes,
             caps,
             client: client.clone(),
@@ -77,7 +80,7 @@ impl Rpc {
             events: EventPolicy::AfterSubscribe,
             connected_at_ms: app.now_ms(),
         };
-        match self.tenant.hub().register(info, link.shared.clone()) {
+        match app.host.register(&self.tenant, info, link.shared.clone()) {
             Ok(hub) => self.hub = Some(hub),
             Err(_) => return link.close(Close::new(Close::STARTING, "too many connections")),
         }

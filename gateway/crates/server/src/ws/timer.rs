@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use gateway_core::hub::{EventSink, WireEvent};
-use gateway_protocol::limits::MAX_BUFFERED_BYTES;
+use gateway_protocol::{frame::Close, limits::MAX_BUFFERED_BYTES};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub(crate) struct Queue {
     pub(crate) events: VecDeque<Arc<WireEvent>>,
     bytes: usize,
     behind: bool,
+    // Boxed: an idle connection pays for a pointer.
+    ended: Option<Box<Close>>,
 }
 
 /// The part of a connection that hub, handlers and timer reach.
@@ -71,6 +73,11 @@ impl Shared {
     /// The connection fell so far behind that an event was lost to it: it has to be closed.
     pub(crate) fn fell_behind(&self) -> bool {
         self.queue.lock().behind
+    }
+
+    /// Why the connection has to end, when somebody else said so.
+    pub(crate) fn ended(&self) -> Option<Close> {
+        self.queue.lock().ended.as_deref().cloned()
     }
 
     /// Something waits to be written.
@@ -137,6 +144,14 @@ impl EventSink for Shared {
         self.take_in(ev.head.len(), ev.drop_if_slow, |q| {
             q.events.push_back(ev.clone())
         });
+    }
+
+    fn close(&self, close: Close) {
+        self.queue
+            .lock()
+            .ended
+            .get_or_insert_with(|| Box::new(close));
+        self.waker.wake();
     }
 }
 

@@ -162,6 +162,7 @@ impl V4 {
         let info = ConnInfo {
             conn: id,
             role,
+            proof: found.proof,
             scopes,
             caps,
             client,
@@ -169,10 +170,9 @@ impl V4 {
             events: EventPolicy::Always,
             connected_at_ms: app.now_ms(),
         };
-        let hub = found
-            .tenant
-            .hub()
-            .register(info.clone(), link.shared.clone())
+        let hub = app
+            .host
+            .register(&found.tenant, info.clone(), link.shared.clone())
             .map_err(|_| {
                 let error = RpcError::new(DetailCode::Overloaded, "too many connections")
                     .retry_after_ms(1_000);

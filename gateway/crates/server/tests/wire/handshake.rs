@@ -8,6 +8,7 @@ use crate::support::*;
 
 const FAULTS: &str = include_str!("../golden/handshake-faults.jsonl");
 const OPEN: &str = include_str!("../golden/open-faults.jsonl");
+const CALLS: &str = include_str!("../golden/open-calls.jsonl");
 
 fn lines(text: &str) -> impl Iterator<Item = Value> + '_ {
     text.lines()
@@ -99,6 +100,43 @@ fn malformed_frames_after_the_handshake_are_answered_and_the_socket_stays() {
     assert_eq!(ws.answer("c")["ok"], false);
 }
 
+/// The recorded calls of a client with the scope `operator.read`, in their order on one socket: whole answers.
+/// Covers: A2.
+#[test]
+fn calls_of_a_reader_are_answered_as_recorded() {
+    let gw = plain();
+    let mut ws = gw.ws();
+    ws.json();
+    let mut cases = 0;
+    for case in lines(CALLS) {
+        let name = case["case"].as_str().unwrap();
+        if let Some(hello) = case.get("hello") {
+            ws.text(&connect(case["connect"].clone()).to_string());
+            let got = ws.json();
+            assert_eq!(got["ok"], true, "{name}: {got}");
+            assert!(fits(hello, &got["payload"]), "{name}: {}", got["payload"]);
+        } else {
+            ws.text(&case["send"].to_string());
+            let got = ws.answer(case["send"]["id"].as_str().unwrap());
+            assert!(fits(&case["want"], &got), "{name}: {got}");
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 7);
+}
+
+/// A frame beyond the limit after the handshake closes without a reason, as recorded (c16).
+#[test]
+fn a_frame_beyond_the_limit_is_too_big_after_the_handshake_too() {
+    let gw = plain();
+    let mut ws = gw.connected();
+    // Only the head of the frame: its length alone decides.
+    let length = (gateway_protocol::limits::MAX_FRAME_BYTES as u64 + 1).to_be_bytes();
+    let head = [&[0x81, 0xff][..], &length, &[0; 4]].concat();
+    std::io::Write::write_all(&mut ws.s, &head).unwrap();
+    assert_eq!(ws.closed(), Some((1009, String::new())));
+}
+
 #[test]
 fn a_password_field_may_hold_the_token_and_a_probe_may_be_older() {
     let gw = plain();
@@ -119,6 +157,15 @@ fn a_password_field_may_hold_the_token_and_a_probe_may_be_older() {
         (&json!(true), &json!([])),
         "{hello}"
     );
+    // So may a node (recorded as c4b).
+    let mut node = gw.ws();
+    node.json();
+    let client = json!({ "id": "node-host", "version": "1", "platform": "linux", "mode": "node" });
+    node.text(
+        &connect(json!({ "minProtocol": 3, "maxProtocol": 3, "role": "node", "scopes": [], "client": client }))
+            .to_string(),
+    );
+    assert_eq!(node.json()["payload"]["protocol"], 4);
     probe.call("h", "health", json!({}));
     assert_eq!(probe.answer("h")["ok"], true);
     probe.call("s", "sessions.list", json!({}));
@@ -243,4 +290,60 @@ fn wrong_roles_are_told_a_few_times() {
         ws.closed(),
         Some((1008, "repeated unauthorized calls".to_owned()))
     );
+}
+
+/// A new token of one tenant closes the sockets that the old one let in, at once and with the code that says so; nothing else is touched.
+/// Covers: A11.
+#[test]
+fn a_rotated_token_closes_its_sockets_and_no_others() {
+    const FRESH: &str = "mN4rT8vWqZ2yB6dF0hJ3kL7pS1uXcE5gA9iOoKtRfQw";
+    let gw = plain();
+    let bearer = |token: &str| format!("Bearer {token}");
+    let rpc = |token: &str| gw.upgrade("/rpc", &[("Authorization", &bearer(token))]);
+    let mut old = vec![gw.connected(), rpc(TOKEN).unwrap()];
+    let mut kept_v4 = gw.ws();
+    kept_v4.json();
+    kept_v4.text(&connect(json!({ "auth": { "token": ACME } })).to_string());
+    assert_eq!(kept_v4.json()["ok"], true);
+    let mut kept_rpc = rpc(ACME).unwrap();
+    // One that has not said who it is, and one in the middle of a call that waits.
+    let mut undecided = gw.ws();
+    undecided.json();
+    let mut waiting = gw.connected();
+    waiting.call(
+        "w",
+        "agent.wait",
+        json!({ "runId": "nobody", "timeoutMs": 30_000 }),
+    );
+
+    // The same settings again end nothing.
+    gw.rotate(TOKEN);
+    old[0].call("h", "health", json!({}));
+    assert_eq!(old[0].answer("h")["ok"], true);
+
+    gw.rotate(FRESH);
+    let closed = Some((4001, "gateway auth changed".to_owned()));
+    for ws in &mut old {
+        // What was under way when the credential ended is not begun any more.
+        ws.text(r#"{"jsonrpc":"2.0","method":"health","id":1}"#);
+        assert_eq!(ws.closed(), closed);
+    }
+    waiting.call("late", "sessions.create", json!({ "key": "late" }));
+    assert_eq!(waiting.closed(), closed);
+    kept_v4.call("h", "health", json!({}));
+    assert_eq!(kept_v4.answer("h")["ok"], true);
+    kept_rpc.text(r#"{"jsonrpc":"2.0","method":"health","id":1}"#);
+    assert!(kept_rpc.json()["result"].is_object());
+
+    // The old token is as wrong as any other, on every way in.
+    undecided.text(&connect(json!({})).to_string());
+    let refused = undecided.json();
+    assert_eq!(refused["error"]["details"]["code"], "AUTH_TOKEN_MISMATCH");
+    assert_eq!(rpc(TOKEN).err(), Some(401));
+    let call = r#"{"jsonrpc":"2.0","method":"sessions.list","id":1}"#;
+    assert_eq!(gw.rpc(TOKEN, call).status, 401);
+    let fresh = gw.rpc(FRESH, call);
+    assert_eq!(fresh.status, 200);
+    assert!(!fresh.body.contains("late"), "{}", fresh.body);
+    assert!(rpc(FRESH).is_ok());
 }

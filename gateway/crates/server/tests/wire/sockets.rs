@@ -187,7 +187,7 @@ fn noise(gw: &Gateway) -> impl FnMut() + '_ {
         talker.call(
             &format!("n{n}"),
             "chat.inject",
-            json!({ "sessionKey": "main", "message": text }),
+            json!({ "sessionKey": "main", "message": format!("n{n} {text}") }),
         );
         let _ = talker.answer(&format!("n{n}"));
     }
@@ -223,6 +223,8 @@ fn numbers_of_events_have_no_gap() {
     }
 }
 
+/// A reader that stops reading is cut off, is told the number of the last event that it was sent, and gets a complete picture when
+/// it comes again: events are not sent twice, what they told of is in the store.
 /// Covers: R8, F11.
 #[test]
 fn a_reader_that_stops_reading_is_closed_and_memory_stays() {
@@ -241,7 +243,9 @@ fn a_reader_that_stops_reading_is_closed_and_memory_stays() {
     let mut end = None;
     while let Some(message) = sleeper.message() {
         if message.opcode == 8 {
-            end = Some(u16::from_be_bytes([message.payload[0], message.payload[1]]));
+            let code = u16::from_be_bytes([message.payload[0], message.payload[1]]);
+            let reason = String::from_utf8_lossy(&message.payload[2..]).into_owned();
+            end = Some((code, reason));
             break;
         }
         let event: Value = serde_json::from_slice(&message.payload).unwrap();
@@ -249,7 +253,32 @@ fn a_reader_that_stops_reading_is_closed_and_memory_stays() {
         assert!(last.is_none_or(|l| seq == l + 1), "a number is missing");
         last = Some(seq);
     }
-    assert_eq!(end, Some(1008), "slow consumer");
+    let last = last.expect("some events came before the cut");
+    assert_eq!(
+        end,
+        Some((1008, format!("slow consumer (last seq {last})")))
+    );
+
+    let mut again = gw.connected();
+    again.call("list", "sessions.list", json!({}));
+    let list = again.answer("list");
+    let key = list["payload"]["sessions"][0]["key"].as_str().unwrap();
+    assert_eq!(key, "agent:main:main", "{list}");
+    let mut found = Vec::new();
+    again.call(
+        "all",
+        "chat.history",
+        json!({ "sessionKey": key, "limit": 1000 }),
+    );
+    for message in again.answer("all")["payload"]["messages"]
+        .as_array()
+        .unwrap()
+    {
+        let text = message["content"][0]["text"].as_str().unwrap();
+        found.push(text.split(' ').next().unwrap().to_owned());
+    }
+    let told: Vec<String> = (1..=60).map(|n| format!("n{n}")).collect();
+    assert_eq!(found, told, "each message is there once, in order");
 }
 
 /// Covers: F20.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_config::{LoadRequest, Overrides, load_text};
+use gateway_config::{LoadRequest, Overrides, Settings, load_text};
 use gateway_core::host::HostOptions;
 use gateway_server::{GatewayServer, GatewayServerOptions, start_gateway_server};
 use gateway_store::SyncMode;
@@ -22,7 +22,7 @@ pub struct Gateway {
     pub rt: tokio::runtime::Runtime,
     pub server: Option<GatewayServer>,
     pub addr: SocketAddr,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Starts a gateway; `change` sees the options before the start.
@@ -46,20 +46,7 @@ fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gat
         .build()
         .unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let text = format!(
-        r#"{{
-            gateway: {{ auth: {{ mode: "token", token: "{TOKEN}" }}, allowedHosts: ["x"], allowedOrigins: ["https://page.example", "https://acme.example"] }},
-            {more}
-            tenants: {{ acme: {{ hosts: ["acme.example"], auth: {{ mode: "token", token: "{ACME}" }} }} }},
-        }}"#
-    );
-    let request = LoadRequest {
-        state_dir: dir.path().to_owned(),
-        config_path: None,
-        overrides: Overrides::default(),
-        env: &|_| None,
-    };
-    let settings = load_text(&text, &request, dir.path().join("gateway.json5")).unwrap();
+    let settings = settings(dir.path(), TOKEN, more);
     let mut host = HostOptions::new(dir.path(), settings);
     host.guests = false;
     host.sync = SyncMode::Off;
@@ -76,8 +63,26 @@ fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gat
         addr: server.local_addr(),
         rt,
         server: Some(server),
-        _dir: dir,
+        dir,
     }
+}
+
+/// The settings of these tests, with this token of `main` and more text.
+fn settings(dir: &std::path::Path, token: &str, more: &str) -> Settings {
+    let text = format!(
+        r#"{{
+            gateway: {{ auth: {{ mode: "token", token: "{token}" }}, allowedHosts: ["x"], allowedOrigins: ["https://page.example", "https://acme.example"] }},
+            {more}
+            tenants: {{ acme: {{ hosts: ["acme.example"], auth: {{ mode: "token", token: "{ACME}" }} }} }},
+        }}"#
+    );
+    let request = LoadRequest {
+        state_dir: dir.to_owned(),
+        config_path: None,
+        overrides: Overrides::default(),
+        env: &|_| None,
+    };
+    load_text(&text, &request, dir.join("gateway.json5")).unwrap()
 }
 
 /// A gateway as it comes.
@@ -177,6 +182,13 @@ impl Gateway {
         assert_eq!(hello["payload"]["type"], "hello-ok", "{hello}");
         ws.buf = Vec::new();
         ws
+    }
+
+    /// Changes the token of `main`, as a reload of the configuration does.
+    pub fn rotate(&self, token: &str) {
+        let host = self.server.as_ref().unwrap().host();
+        host.sync_credentials(&settings(self.dir.path(), token, ""))
+            .unwrap();
     }
 
     pub fn stop(mut self) {

@@ -239,10 +239,9 @@ fn a_socket_that_was_bound_before_and_an_address_in_use() {
 const KEY: &str = include_str!("../golden/test-key.pem");
 const CERT: &str = include_str!("../golden/test-cert.pem");
 
-#[test]
-fn tls_with_a_given_configuration() {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-    use std::io::{Read, Write};
+/// Both sides of a TLS connection with that certificate.
+fn tls_configs() -> (rustls::ServerConfig, Arc<rustls::ClientConfig>) {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let cert = CertificateDer::from_pem_slice(CERT.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).unwrap();
@@ -252,8 +251,6 @@ fn tls_with_a_given_configuration() {
         .with_no_client_auth()
         .with_single_cert(vec![cert.clone()], key)
         .unwrap();
-    let gw = gateway(|o| o.tls = Some(Arc::new(server)));
-    assert!(gw.server.as_ref().unwrap().url().starts_with("https://"));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert).unwrap();
     let mut client = rustls::ClientConfig::builder_with_provider(provider)
@@ -262,9 +259,69 @@ fn tls_with_a_given_configuration() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let mut conn =
-        rustls::ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())
-            .unwrap();
+    (server, Arc::new(client))
+}
+
+fn tls_client(config: &Arc<rustls::ClientConfig>) -> rustls::ClientConnection {
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    rustls::ClientConnection::new(config.clone(), name).unwrap()
+}
+
+/// Silent sockets and handshakes that stop half way, more than there are places for handshakes, keep nobody out, and each of
+/// them is cut off when its time is over.
+/// Covers: R13.
+#[test]
+fn half_handshakes_keep_nobody_out() {
+    use std::io::{Read, Write};
+    let (server, client) = tls_configs();
+    let gw = gateway(|o| {
+        o.tls = Some(Arc::new(server));
+        o.limits = Some(gateway_server::ServerLimits {
+            preauth_total: 600,
+            preauth_per_address: 600,
+            tls_handshake_timeout_ms: 4_000,
+            ..Default::default()
+        });
+    });
+    let half = |greet: bool| {
+        let mut tcp = gw.tcp();
+        if greet {
+            tls_client(&client).write_tls(&mut tcp).unwrap();
+        }
+        tcp
+    };
+    let healthy = || {
+        let (mut conn, mut tcp) = (tls_client(&client), gw.tcp());
+        let mut tls = rustls::Stream::new(&mut conn, &mut tcp);
+        let head = format!(
+            "GET /healthz HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\n\r\n",
+            gw.addr.port()
+        );
+        tls.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        // The end of the stream may come without a TLS goodbye.
+        let _ = tls.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200")
+    };
+    let mut flood: Vec<_> = (0..300).map(|n| half(n % 2 == 0)).collect();
+    for n in 0..10 {
+        assert!(healthy(), "honest client {n} was kept out");
+        flood.extend((0..20).map(|_| half(true)));
+    }
+    for tcp in &mut flood {
+        // What a half handshake got is the server's greeting; then its connection ends, by the time limit at the latest.
+        assert!(read_all(tcp).closed, "a half handshake is still open");
+    }
+    assert!(healthy());
+}
+
+#[test]
+fn tls_with_a_given_configuration() {
+    use std::io::{Read, Write};
+    let (server, client) = tls_configs();
+    let gw = gateway(|o| o.tls = Some(Arc::new(server)));
+    assert!(gw.server.as_ref().unwrap().url().starts_with("https://"));
+    let mut conn = tls_client(&client);
     let mut tcp = gw.tcp();
     let mut tls = rustls::Stream::new(&mut conn, &mut tcp);
     let port = gw.addr.port();

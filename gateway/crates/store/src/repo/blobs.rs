@@ -160,7 +160,7 @@ impl TenantDb {
             return Pending::ready(Err(StoreError::Conflict("a store in memory has no files")));
         };
         match self.exec() {
-            StoreExec::Inline => Pending::ready(job(&dir)),
+            StoreExec::Inline | StoreExec::Scripted(_) => Pending::ready(job(&dir)),
             StoreExec::Threads(pool) => {
                 let (answer, pending) = Pending::channel();
                 match pool.read(Box::new(move || {
