@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -26,9 +27,11 @@ use crate::{
     head::HeadFault,
     http,
     limits::{
-        ACCEPT_BACKOFF_MS, MAX_HEADER_LINES, TLS_HANDSHAKE_TIMEOUT_MS, TLS_HANDSHAKES_AT_ONCE,
+        ACCEPT_BACKOFF_MS, LINGER_BYTES, LINGER_MS, MAX_HEADER_LINES, TLS_HANDSHAKE_TIMEOUT_MS,
+        TLS_HANDSHAKES_AT_ONCE,
     },
     stream::{HeadGuard, Stream},
+    tls::Certificates,
     ws::upgrade::Upgrade,
 };
 
@@ -75,7 +78,7 @@ impl Wire {
 }
 
 /// Accepts until the listener is told to stop.
-pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Certificates>>) {
     let handshakes = Arc::new(Semaphore::new(TLS_HANDSHAKES_AT_ONCE));
     loop {
         let accepted = tokio::select! {
@@ -130,7 +133,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     permit: Permit,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     handshakes: Arc<Semaphore>,
 ) {
     let Ok(local) = stream.local_addr() else {
@@ -138,8 +141,10 @@ async fn connection(
     };
     let stream = match tls {
         None => Stream::Plain(stream),
-        Some(acceptor) => {
+        Some(certificates) => {
             let handshake = async {
+                let stream = not_plain(stream).await?;
+                let acceptor = TlsAcceptor::from(certificates.config());
                 let _place = handshakes.acquire().await.ok()?;
                 acceptor.accept(stream).await.ok()
             };
@@ -170,6 +175,32 @@ async fn connection(
     {
         conn.await;
     }
+}
+
+/// Looks at the first byte, without a place among the handshakes. What is no TLS record gets an answer that a person can read.
+async fn not_plain(mut stream: TcpStream) -> Option<TcpStream> {
+    const TLS_HANDSHAKE_RECORD: u8 = 22;
+    let mut first = [0_u8; 1];
+    match stream.peek(&mut first).await {
+        Ok(1) if first[0] == TLS_HANDSHAKE_RECORD => return Some(stream),
+        Ok(1) if first[0].is_ascii_alphabetic() => {}
+        _ => return None,
+    }
+    stream.write_all(http::reply::WANTS_TLS).await.ok()?;
+    stream.shutdown().await.ok()?;
+    // What is left unread would turn the answer into a reset.
+    let mut waste = [0_u8; 2048];
+    let drain = async {
+        let mut thrown = 0;
+        while thrown < LINGER_BYTES {
+            match stream.read(&mut waste).await {
+                Ok(n) if n > 0 => thrown += n,
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), drain).await;
+    None
 }
 
 async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
