@@ -21,8 +21,8 @@
 //! `examples/embed.rs` shows it whole, with a runtime of its own and a client.
 
 pub use gateway_client::{
-    CallGatewayOptions, ClientError, ClientOptions, ConnectionSources, Credential, GatewayClient,
-    GatewayConnectionDetails, GatewayEvent, RequestOptions, UrlSource,
+    CallGatewayOptions, CertPin, ClientError, ClientOptions, ConnectionSources, Credential,
+    GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions, UrlSource,
     build_gateway_connection_details, call_gateway,
 };
 pub use gateway_config::{
@@ -31,6 +31,7 @@ pub use gateway_config::{
 pub use gateway_core::{HostOptions, Registry};
 pub use gateway_protocol::PROTOCOL_VERSION;
 pub use gateway_server::{
+    tls::{CertificateInfo, CertificateStatus},
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
 };
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RunFile {
     /// Process id.
     pub pid: u32,
@@ -21,7 +22,11 @@ pub struct RunFile {
     pub url: String,
     /// Version of the gateway.
     pub version: String,
+    /// SHA-256 fingerprints of the certificate that it shows now and of the next one; empty without TLS.
+    #[serde(default)]
+    pub tls_fingerprints: Vec<String>,
 }
+
 
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("run").join("gateway.json")
@@ -80,6 +85,7 @@ mod tests {
             address: "127.0.0.1:1".parse().unwrap(),
             url: "http://127.0.0.1:1/".to_owned(),
             version: "0".to_owned(),
+            tls_fingerprints: Vec::new(),
         };
         run.write(dir.path()).unwrap();
         assert_eq!(RunFile::of_running(dir.path()), Some(run.clone()));

@@ -56,6 +56,8 @@ pub struct Gateway {
     pub state: PathBuf,
     /// What it prints to stderr.
     pub log: PathBuf,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }
 
 impl Gateway {
@@ -89,12 +91,16 @@ impl Gateway {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("gateway ended at start with {status}:\n{}", read_tail(&log));
             }
-            if let Some(port) = read_port(&port_file, child.id()).filter(|port| ready(*port)) {
+            if let Some((port, tls)) = read_port(&port_file, child.id())
+                // Clients wait for a gateway that starts; only plain HTTP is probed from here.
+                .filter(|(port, tls)| *tls || ready(*port))
+            {
                 return Self {
                     child,
                     port,
                     state: state.to_owned(),
                     log,
+                    tls,
                 };
             }
             assert!(
@@ -146,10 +152,11 @@ impl Gateway {
             .to_owned()
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http(s)://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
     }
 
     /// Runs a CLI verb against it and returns (success, stdout, stderr).
@@ -176,11 +183,12 @@ impl Drop for Gateway {
     }
 }
 
-fn read_port(path: &Path, pid: u32) -> Option<u16> {
+fn read_port(path: &Path, pid: u32) -> Option<(u16, bool)> {
     let text = std::fs::read_to_string(path).ok()?;
     let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    (value["pid"].as_u64()? == u64::from(pid))
-        .then(|| u16::try_from(value["port"].as_u64()?).ok())?
+    let port = u16::try_from(value["port"].as_u64()?).ok()?;
+    let tls = value["url"].as_str()?.starts_with("https:");
+    (value["pid"].as_u64()? == u64::from(pid)).then_some((port, tls))
 }
 
 fn ready(port: u16) -> bool {

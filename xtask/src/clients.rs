@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::ui::{Result, Steps};
-use crate::{guests, serve, sh, tools};
+use crate::{guests, scan, serve, sh, tools};
 
 /// How long a start may take; no statement about speed.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -73,13 +73,119 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
             (count, result)
         });
     }
-    if steps.check("stop the gateway", || stage.stop()) {
+    let plain = steps.check("stop the gateway", || stage.stop());
+    let tls = run_tls(steps, python, node);
+    if plain && tls {
         return;
     }
     println!(
         "[xtask test] the gateway's log is kept in {}",
         sh::target_dir().join("clients").display()
     );
+}
+
+/// The published client with a pin, and the scanners, against a gateway that speaks TLS.
+fn run_tls(steps: &mut Steps, python: &Path, node: &tools::Node) -> bool {
+    let mut stage = None;
+    if !steps.check("start a gateway with TLS", || {
+        let started = TlsStage::start()?;
+        let note = format!("https://127.0.0.1:{}", started.port);
+        stage = Some(started);
+        Ok(note)
+    }) {
+        return false;
+    }
+    let Some(stage) = stage else { return false };
+    let scan = sh::root().join("tests/clients/tls_scan.py");
+    let client = node_scripts(node).join("gateway_client_tls.mjs");
+    let scripts: [(&str, &Path, &Path); 2] = [
+        ("OpenClaw's gateway-client over TLS", &node.node, &client),
+        ("sslyze", python, &scan),
+    ];
+    let mut all = true;
+    for (name, program, script) in scripts {
+        all &= steps.run_counted(name, || {
+            let mut cmd = Command::new(program);
+            cmd.arg(script).current_dir(&stage.dir);
+            cmd.env("URL", format!("https://127.0.0.1:{}", stage.port))
+                .env("TOKEN", &stage.token)
+                .env("TLS_FINGERPRINT", &stage.fingerprint)
+                .env("PYTHONDONTWRITEBYTECODE", "1");
+            let (count, result) = sh::run_counting(&mut cmd);
+            match result {
+                Ok(()) if count.passed == 0 => (count, Err("the script made no check".to_owned())),
+                other => (count, other.map(|()| String::new())),
+            }
+        });
+    }
+    all &= steps.run_counted("testssl.sh", || scan::testssl(stage.port, &stage.dir));
+    all & steps.check("stop the gateway with TLS", || {
+        stop(stage.gateway, &stage.log)
+    })
+}
+
+/// A gateway that made its own certificate.
+struct TlsStage {
+    gateway: Killed,
+    dir: PathBuf,
+    log: PathBuf,
+    port: u16,
+    token: String,
+    fingerprint: String,
+}
+
+impl TlsStage {
+    fn start() -> Result<Self> {
+        let dir = sh::target_dir().join("clients-tls");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let state = dir.join("state");
+        let log = dir.join("gateway.log");
+        let sink = File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+        let copy = sink.try_clone().map_err(|e| e.to_string())?;
+        let token = random_hex()?;
+        let mut cmd = Command::new(serve::binary_path("dev"));
+        cmd.args(["serve", "--tls", "--port", "0", "--state-dir"])
+            .arg(&state)
+            .env("GATEWAY_TOKEN", &token)
+            .stdin(Stdio::null())
+            .stdout(sink)
+            .stderr(copy);
+        println!("  $ {}", sh::shown(&cmd));
+        let mut gateway = Killed(
+            cmd.spawn()
+                .map_err(|e| format!("the gateway did not start: {e}"))?,
+        );
+        let started = Instant::now();
+        while started.elapsed() < START_PATIENCE {
+            if let Ok(Some(status)) = gateway.0.try_wait() {
+                let log = tail(&log);
+                return Err(format!("the gateway ended at start with {status}\n{log}"));
+            }
+            if let Some(port) = read_port(&state, gateway.0.id()) {
+                // `health` waits until the gateway is ready, and pins what the state directory tells.
+                let mut health = Command::new(serve::binary_path("dev"));
+                health
+                    .args(["health", "--json", "--state-dir"])
+                    .arg(&state)
+                    .env("GATEWAY_TOKEN", &token);
+                let text = sh::output(&mut health)?;
+                let health: serde_json::Value =
+                    serde_json::from_str(&text).map_err(|e| e.to_string())?;
+                let fingerprint = health["tls"]["fingerprint"].as_str();
+                return Ok(Self {
+                    fingerprint: fingerprint.unwrap_or_default().to_owned(),
+                    gateway,
+                    dir,
+                    log,
+                    port,
+                    token,
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Err(format!("the gateway does not start\n{}", tail(&log)))
+    }
 }
 
 fn node_scripts(node: &tools::Node) -> PathBuf {
@@ -168,29 +274,30 @@ impl Stage {
         })
     }
 
-    /// Asks the gateway to stop; it must do so by itself, with exit code 0.
-    fn stop(mut self) -> Result<String> {
-        let pid = self.gateway.0.id().to_string();
-        sh::output(Command::new("kill").args(["-TERM", &pid]))?;
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(30) {
-            match self.gateway.0.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(String::new()),
-                Ok(Some(status)) => {
-                    return Err(format!(
-                        "the gateway ended with {status}\n{}",
-                        tail(&self.log)
-                    ));
-                }
-                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-                Err(e) => return Err(e.to_string()),
-            }
-        }
-        Err(format!(
-            "the gateway did not stop within 30 s\n{}",
-            tail(&self.log)
-        ))
+    fn stop(self) -> Result<String> {
+        stop(self.gateway, &self.log)
     }
+}
+
+/// Asks a gateway to stop; it must do so by itself, with exit code 0.
+fn stop(mut gateway: Killed, log: &Path) -> Result<String> {
+    let pid = gateway.0.id().to_string();
+    sh::output(Command::new("kill").args(["-TERM", &pid]))?;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(30) {
+        match gateway.0.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(String::new()),
+            Ok(Some(status)) => {
+                return Err(format!("the gateway ended with {status}\n{}", tail(log)));
+            }
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+    Err(format!(
+        "the gateway did not stop within 30 s\n{}",
+        tail(log)
+    ))
 }
 
 /// The model double prints its port on the first line.

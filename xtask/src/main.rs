@@ -3,6 +3,7 @@
 mod clients;
 mod coverage;
 mod guests;
+mod scan;
 mod schema;
 mod serve;
 mod sh;

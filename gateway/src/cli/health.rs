@@ -56,6 +56,12 @@ fn human(h: &Value) -> String {
             clean(&text(fault, "error"))
         ));
     }
+    if let Some(pin) = h["tls"]["fingerprint"].as_str() {
+        lines.push(format!("tls       sha256:{}", clean(pin)));
+    }
+    if let Some(pin) = h["tls"]["nextFingerprint"].as_str() {
+        lines.push(format!("  next    sha256:{} (pin both)", clean(pin)));
+    }
     let mut unwell = Vec::new();
     find_unwell("", h, &mut unwell);
     lines.extend(unwell.into_iter().map(|path| format!("  {path}")));

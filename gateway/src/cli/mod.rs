@@ -13,12 +13,14 @@ mod secret;
 mod serve;
 mod status;
 mod target;
+mod tls;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use gateway_protocol::CertPin;
 use output::{EXIT_CODES, Exit, Failure};
 
 /// A gateway for AI agents: many tenants, channels in WASM sandboxes, one typed protocol.
@@ -43,18 +45,31 @@ pub struct Global {
     /// Tenant to work with.
     #[arg(long, global = true, value_name = "SLUG", default_value = "main")]
     tenant: String,
-    /// Address of the gateway (ws://127.0.0.1:PORT); never used with a configured credential.
+    /// Address of the gateway (ws://127.0.0.1:PORT, wss://HOST:PORT); never used with a configured credential.
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// Token of the gateway. Better in GATEWAY_TOKEN: other users can see command lines.
     #[arg(long, global = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// SHA-256 fingerprint of the gateway's certificate (`gateway tls show` prints it there); several separated by commas.
+    #[arg(long, global = true, value_name = "SHA256", value_parser = Pins::parse)]
+    tls_fingerprint: Option<Pins>,
     /// Print JSON, also for errors.
     #[arg(long, global = true)]
     json: bool,
     /// Longest wait for an answer, in milliseconds.
     #[arg(long, global = true, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     timeout: u64,
+}
+
+/// Value of `--tls-fingerprint`.
+#[derive(Debug, Clone)]
+struct Pins(Vec<CertPin>);
+
+impl Pins {
+    fn parse(text: &str) -> Result<Self, String> {
+        CertPin::parse_list(text).map(Self).map_err(|e| e.to_string())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,6 +99,9 @@ enum Command {
     /// Boot scripts.
     #[command(subcommand)]
     Boot(boot::Command),
+    /// The certificate of the gateway of this state directory.
+    #[command(subcommand)]
+    Tls(tls::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -106,6 +124,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pairing(command) => block_on(pairing::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
         Command::Secret(command) => secret::run(global, command),
+        Command::Tls(command) => tls::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
         Command::Completion(args) => completion::run(&args),
     };
@@ -189,6 +208,12 @@ mod tests {
             "gateway outbox list --state unknown",
             "gateway secret set NAME",
             "gateway boot list",
+            "gateway serve --tls",
+            "gateway status --url wss://192.0.2.1:1 --tls-fingerprint sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+            "gateway tls show --json",
+            "gateway tls rotate",
+            "gateway tls rotate --finish",
+            "gateway tls rotate --now",
             "gateway completion bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -201,6 +226,8 @@ mod tests {
             "gateway outbox list --state lost",
             "gateway status --timeout 0",
             "gateway completion tcl",
+            "gateway status --tls-fingerprint sha256:00",
+            "gateway tls rotate --now --finish",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -36,7 +36,9 @@ Exit codes:
 Environment:
   GATEWAY_STATE_DIR  state directory (default $XDG_STATE_HOME/gateway, else ~/.gateway)
   GATEWAY_TOKEN      token: of the gateway that `serve` starts, or to reach one with
-  GATEWAY_URL        address of the gateway to talk to";
+  GATEWAY_URL        address of the gateway to talk to
+  GATEWAY_TLS_FINGERPRINT
+                     SHA-256 fingerprint of that gateway's certificate";
 
 /// Why a command failed, and what to do now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,8 +10,10 @@ use gateway_config::{
     InitReport, LoadRequest, LogFormat, LogLevel, Overrides, Secret, Settings, init_state_dir, load,
 };
 use gateway_core::logs::Redactor;
+use gateway_server::tls::CertificateStatus;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::Global;
 use super::output::{Exit, Failure, print_text};
@@ -29,6 +31,9 @@ pub struct Args {
     /// Where to listen: loopback, lan or one IP address [default: loopback].
     #[arg(long, value_name = "WHERE")]
     bind: Option<String>,
+    /// Speak TLS; a certificate is made at the first start, if the configuration names none.
+    #[arg(long)]
+    tls: bool,
     /// Address of an OpenAI-compatible server; the default agent then asks it.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
@@ -80,6 +85,16 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         overrides: overrides(global, args),
         env: &|name| std::env::var(name).ok(),
     })?;
+    if settings.gateway.remote_mode {
+        return Err(Failure::new(
+            Exit::Config,
+            format!(
+                "{}: gateway.mode is \"remote\": commands of this machine talk to a gateway elsewhere, none runs here",
+                settings.config_path.display()
+            ),
+            "remove `mode`, or write mode: \"local\"",
+        ));
+    }
     if let Some(dir) = settings.plugins_dir.as_ref().filter(|d| !d.is_dir()) {
         return Err(Failure::new(
             Exit::Config,
@@ -118,6 +133,7 @@ fn overrides(global: &Global, args: Args) -> Overrides {
     Overrides {
         port: args.port,
         bind: args.bind,
+        tls: args.tls,
         token: token.map(Secret::new),
         upstream: args.upstream,
         model: args.model,
@@ -157,19 +173,31 @@ async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
         started = start_gateway_server(options) => started.map_err(start_failure)?,
         () = stops.next() => return Ok(()),
     };
-    let run = RunFile {
+    let mut certificate = server.certificate();
+    let mut run = RunFile {
         pid: std::process::id(),
         port: server.local_addr().port(),
         address: server.local_addr(),
         url: server.url(),
         version: gateway::VERSION.to_owned(),
+        tls_fingerprints: fingerprints(&mut certificate),
     };
     run.write(&place.state_dir)?;
     tracing::info!(address = %server.local_addr(), version = gateway::VERSION, "listening");
     announce(&server, place)?;
-    tokio::select! {
-        () = stops.next() => {}
-        () = server.stopped() => {}
+    let mut hangups = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            () = stops.next() => break,
+            () = server.stopped() => break,
+            _ = hangups.recv() => server.recheck_certificate(),
+            () = changed(&mut certificate) => {
+                run.tls_fingerprints = fingerprints(&mut certificate);
+                if let Err(error) = run.write(&place.state_dir) {
+                    tracing::warn!(%error, "run/gateway.json not written: commands of this machine may not know the new certificate");
+                }
+            }
+        }
     }
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
@@ -187,6 +215,26 @@ async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
         "stopped by a second signal",
         "start it again; what was accepted is not lost",
     ))
+}
+
+type Certificate = Option<watch::Receiver<CertificateStatus>>;
+
+fn fingerprints(certificate: &mut Certificate) -> Vec<String> {
+    let Some(status) = certificate else {
+        return Vec::new();
+    };
+    let status = status.borrow_and_update();
+    status.pins().map(|pin| pin.to_string()).collect()
+}
+
+/// The next change of the certificate; never, without TLS.
+async fn changed(certificate: &mut Certificate) {
+    if let Some(status) = certificate
+        && status.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// SIGTERM and SIGINT.
@@ -222,6 +270,7 @@ fn start_failure(e: ServeError) -> Failure {
             format!("cannot listen on {address}: {source}"),
             next,
         ),
+        ServeError::Tls { error } => Failure::from(error),
         ServeError::Core(e) => Failure::new(
             Exit::Failure,
             e.to_string(),
@@ -234,11 +283,15 @@ fn start_failure(e: ServeError) -> Failure {
 /// One address, where the token is, one next step.
 fn announce(server: &GatewayServer, place: &Place) -> Result<(), Failure> {
     let url = server.url();
+    let fingerprint = server
+        .certificate()
+        .map(|status| status.borrow().served.fingerprint);
     let token = (!place.token_given).then(|| token_source(&place.made.token_path));
     if place.json {
         let line = json!({
             "url": url, "port": server.local_addr().port(), "pid": std::process::id(),
             "stateDir": place.state_dir, "tokenPath": token, "configPath": place.made.config_path,
+            "tlsFingerprint": fingerprint,
         });
         return print_text(&line.to_string());
     }
@@ -250,6 +303,11 @@ fn announce(server: &GatewayServer, place: &Place) -> Result<(), Failure> {
         ));
     }
     out.push_str(&format!("open    {url}\n"));
+    if let Some(pin) = fingerprint {
+        out.push_str(&format!(
+            "pin     sha256:{pin} (the fingerprint that clients check: --tls-fingerprint)\n"
+        ));
+    }
     out.push_str(&match token {
         Some(path) => format!("token   in {path}\n"),
         None => "token   as given with --token or GATEWAY_TOKEN\n".to_owned(),

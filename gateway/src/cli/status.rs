@@ -1,18 +1,67 @@
 //! `gateway status`
 
+use gateway_client::{GatewayConnectionDetails, build_gateway_connection_details};
 use serde_json::{Value, json};
 
 use super::output::{Failure, clean, duration, print, text};
 use super::{Global, target};
 
 pub async fn run(global: &Global) -> Result<(), Failure> {
-    let status = target::call(global, "status", json!({})).await?;
-    print(global.json, &status, human)
+    let details = build_gateway_connection_details(&target::sources(global)?)?;
+    match target::call(global, "status", json!({})).await {
+        Ok(mut status) => {
+            status["connection"] = connection(&details);
+            print(global.json, &status, human)
+        }
+        // Who cannot be reached was perhaps not meant.
+        Err(failure) => Err(Failure {
+            message: format!("{}\n{}", failure.message, details.message),
+            ..failure
+        }),
+    }
+}
+
+/// Which gateway was asked, and what decided that.
+fn connection(details: &GatewayConnectionDetails) -> Value {
+    let steps: Vec<Value> = details
+        .steps
+        .iter()
+        .map(|s| json!({ "source": s.source.to_string(), "used": s.used, "why": s.why }))
+        .collect();
+    json!({
+        "url": details.url,
+        "source": details.url_source.to_string(),
+        "steps": steps,
+        "credentialFrom": details.credential_source,
+        "tls": details.url.starts_with("wss:"),
+        "pinnedBy": details.pin_source,
+        "pins": details.pins,
+    })
+}
+
+fn asked(c: &Value) -> Vec<String> {
+    let check = match (c["tls"] == true, c["pinnedBy"].as_str()) {
+        (false, _) => "no TLS".to_owned(),
+        (true, Some(from)) => format!("TLS, certificate pinned by {from}"),
+        (true, None) => "TLS, certificate checked by public authorities".to_owned(),
+    };
+    let mut lines = vec![format!("asked     {} ({check})", clean(&text(c, "url")))];
+    for step in c["steps"].as_array().into_iter().flatten() {
+        let why = format!("{}: {}", text(step, "source"), text(step, "why"));
+        let used = step["used"] == true;
+        let mark = if used { "because" } else { "not" };
+        lines.push(format!("  {mark:<8}{}", clean(&why)));
+        if used {
+            break;
+        }
+    }
+    lines
 }
 
 fn human(s: &Value) -> String {
     let sessions = &s["sessions"];
-    let mut lines = vec![
+    let mut lines = asked(&s["connection"]);
+    lines.extend([
         format!("gateway   {}", text(s, "runtimeVersion")),
         format!("tenant    {}", text(s, "tenant")),
         format!(
@@ -25,7 +74,7 @@ fn human(s: &Value) -> String {
             text(&s["runs"], "active"),
             text(&s["runs"], "queued")
         ),
-    ];
+    ]);
     let channels: Vec<&str> = s["channelSummary"]
         .as_array()
         .into_iter()

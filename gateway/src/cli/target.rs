@@ -4,62 +4,94 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use gateway_client::{
-    ConfiguredGateway, ConnectionSources, Credential, GatewayClient, RequestOptions,
+    CertPin, ConfiguredGateway, ConnectionSources, Credential, GatewayClient, RemoteGateway,
+    RequestOptions, UrlSource, build_gateway_connection_details,
 };
-use gateway_config::{AuthMode, ClientView, LoadRequest, Overrides, client_view};
+use gateway_config::{
+    AuthMode, ClientView, ClientWants, LoadRequest, Overrides, Secret, client_view,
+};
 use gateway_protocol::method::{self, Access};
 use serde_json::Value;
 
 use super::Global;
-use super::output::Failure;
+use super::output::{Exit, Failure};
 use crate::run_file::RunFile;
 
 /// Everything that the command line, the environment and the state directory say about the gateway.
 pub fn sources(global: &Global) -> Result<ConnectionSources, Failure> {
     let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let env_pins = match env("GATEWAY_TLS_FINGERPRINT") {
+        None => Vec::new(),
+        Some(text) => CertPin::parse_list(&text).map_err(|e| {
+            Failure::new(
+                Exit::Usage,
+                format!("GATEWAY_TLS_FINGERPRINT: {e}"),
+                "copy what `gateway tls show` prints on the gateway's machine, or unset it",
+            )
+        })?,
+    };
     let mut sources = ConnectionSources {
         url: global.url.clone(),
         credential: global.token.clone().map(Credential::Token),
+        pins: global
+            .tls_fingerprint
+            .as_ref()
+            .map(|pins| pins.0.clone())
+            .unwrap_or_default(),
         env_url: env("GATEWAY_URL"),
         env_token: env("GATEWAY_TOKEN"),
+        env_pins,
+        remote: None,
         configured: None,
         tenant: Some(global.tenant.clone()),
         allow_insecure: false,
     };
     if sources.url.is_none() && sources.env_url.is_none() {
-        sources.configured = configured(global, &sources)?;
+        ask_state_dir(global, &mut sources)?;
     }
     Ok(sources)
 }
 
-/// The gateway of the state directory: where it runs, or where the configuration says that it will.
-fn configured(
-    global: &Global,
-    sources: &ConnectionSources,
-) -> Result<Option<ConfiguredGateway>, Failure> {
+/// The gateway that the configuration names elsewhere; else that of the state directory: where it runs, or where the
+/// configuration says that it will.
+fn ask_state_dir(global: &Global, sources: &mut ConnectionSources) -> Result<(), Failure> {
     let state_dir = global.state_dir()?;
     let running = RunFile::of_running(&state_dir);
-    // With an address and a credential at hand, a fault in the configuration is not this command's business.
     let known = sources.credential.is_some() || sources.env_token.is_some();
-    let view = match (&running, known) {
-        (Some(_), true) => None,
-        _ => match look(global, state_dir.clone()) {
-            Ok(view) => Some(view),
-            Err(_)
-                if running.is_none()
-                    && !state_dir.join(gateway_config::CONFIG_FILE).exists()
-                    && global.config.is_none() =>
-            {
-                return Ok(None);
-            }
-            Err(failure) => return Err(failure),
-        },
+    let wants = if known {
+        ClientWants::Place
+    } else {
+        ClientWants::PlaceAndCredential
     };
-    let (host, port) = match (&running, &view) {
-        (Some(run), _) => (reachable(run.address.ip()), run.port),
-        (None, Some(view)) => (reachable(view.bind.ip()), view.port),
-        (None, None) => return Ok(None),
+    let view = match look(global, state_dir.clone(), wants) {
+        Ok(view) => Some(view),
+        // With an address and a credential at hand, a fault in the configuration is not this command's business.
+        Err(_) if running.is_some() && known => None,
+        Err(_)
+            if running.is_none()
+                && !state_dir.join(gateway_config::CONFIG_FILE).exists()
+                && global.config.is_none() =>
+        {
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
     };
+    let path = |view: &ClientView| view.config_path.display().to_string();
+    if let Some((remote, path)) = view
+        .as_ref()
+        .and_then(|v| Some((v.remote.as_ref()?, path(v))))
+    {
+        let secret = |s: &Option<Secret>| s.as_ref().map(|s| s.expose().to_owned());
+        sources.remote = Some(RemoteGateway {
+            url: remote.url.clone(),
+            credential: secret(&remote.token)
+                .map(Credential::Token)
+                .or_else(|| secret(&remote.password).map(Credential::Password)),
+            pins: remote.pins.clone(),
+            path,
+        });
+        return Ok(());
+    }
     let credential = view.as_ref().and_then(|v| {
         let secret = v.auth.active()?.expose().to_owned();
         Some(match v.auth.mode {
@@ -67,23 +99,46 @@ fn configured(
             _ => Credential::Token(secret),
         })
     });
-    let path = view.map_or(state_dir, |v| v.config_path);
-    Ok(Some(ConfiguredGateway {
-        host,
-        port,
-        credential,
-        path: path.display().to_string(),
-    }))
+    sources.configured = match (running, view) {
+        (Some(run), _) => Some(ConfiguredGateway {
+            host: reachable(run.address.ip()),
+            port: run.port,
+            running: true,
+            tls: run.url.starts_with("https:"),
+            pins: run
+                .tls_fingerprints
+                .iter()
+                .filter_map(|pin| CertPin::parse(pin))
+                .collect(),
+            credential,
+            path: state_dir.display().to_string(),
+        }),
+        (None, Some(view)) => Some(ConfiguredGateway {
+            host: reachable(view.bind.ip()),
+            port: view.port,
+            running: false,
+            tls: view.tls.enabled,
+            pins: super::tls::pins_of(&view.tls, &state_dir),
+            credential,
+            path: path(&view),
+        }),
+        (None, None) => None,
+    };
+    Ok(())
 }
 
-fn look(global: &Global, state_dir: std::path::PathBuf) -> Result<ClientView, Failure> {
+fn look(
+    global: &Global,
+    state_dir: std::path::PathBuf,
+    wants: ClientWants,
+) -> Result<ClientView, Failure> {
     let request = LoadRequest {
         state_dir,
         config_path: global.config.clone(),
         overrides: Overrides::default(),
         env: &|name| std::env::var(name).ok(),
     };
-    Ok(client_view(&request, &global.tenant)?)
+    Ok(client_view(&request, &global.tenant, wants)?)
 }
 
 /// An address to connect to for one that is listened on.
@@ -109,7 +164,29 @@ pub async fn connect(global: &Global, methods: &[&str]) -> Result<GatewayClient,
     let mut scopes: Vec<String> = methods.iter().flat_map(|m| scopes_for(m)).collect();
     scopes.sort();
     scopes.dedup();
-    Ok(gateway_client::connect(&sources(global)?, scopes, timeout(global)).await?)
+    let sources = sources(global)?;
+    let client = gateway_client::connect(&sources, scopes, timeout(global)).await?;
+    next_certificate(&sources, &client);
+    Ok(client)
+}
+
+/// Tells who pinned by hand that another certificate will come: after the change the pin would not fit any more.
+fn next_certificate(sources: &ConnectionSources, client: &GatewayClient) {
+    let Ok(details) = build_gateway_connection_details(sources) else {
+        return;
+    };
+    let by_hand = details.url_source != UrlSource::Running && !details.pins.is_empty();
+    let certificates = &client.hello().certificates;
+    for next in certificates
+        .iter()
+        .filter(|pin| by_hand && !details.pins.contains(pin))
+    {
+        let text = format!(
+            "the gateway will change its certificate: pin sha256:{next} too ({} has the old one)",
+            details.pin_source.unwrap_or("the pin")
+        );
+        super::secret::warn(Some(&text));
+    }
 }
 
 /// One call on a connection of its own.

@@ -5,4 +5,5 @@ mod page;
 mod telegram;
 mod tenants;
 mod tidy;
+mod tls;
 mod trace;

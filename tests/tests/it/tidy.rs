@@ -62,6 +62,11 @@ fn who_links_what() {
             "rustls",
             vec!["gateway", "gateway-egress", "gateway-server"],
         ),
+        (
+            "tokio-rustls",
+            vec!["gateway-client", "gateway-egress", "gateway-server"],
+        ),
+        ("rcgen", vec!["gateway-server"]),
         ("reqwest", vec![]),
         ("openssl", vec![]),
     ] {
@@ -101,6 +106,94 @@ fn who_links_what() {
         !names("gateway-wasm").contains("gateway-store")
             && !names("gateway-store").contains("gateway-wasm")
     );
+}
+
+/// Versions from which the known faults of these libraries are mended; no certificate compression; no other TLS library.
+///
+/// Covers: N17.
+#[test]
+fn tls_libraries_are_new_enough_and_few() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let versions = |name: &str| -> Vec<[u64; 3]> {
+        lock.split("[[package]]")
+            .filter(|block| block.contains(&format!("\nname = \"{name}\"\n")))
+            .map(|block| {
+                let version = block.split("version = \"").nth(1).unwrap();
+                let version = version.split('"').next().unwrap();
+                let mut parts = version
+                    .split(['.', '-', '+'])
+                    .map(|part| part.parse().unwrap());
+                std::array::from_fn(|_| parts.next().unwrap())
+            })
+            .collect()
+    };
+    for (name, least) in [("rustls", [0, 23, 46]), ("rustls-webpki", [0, 103, 13])] {
+        let found = versions(name);
+        assert!(!found.is_empty(), "{name} is not in Cargo.lock");
+        assert!(found.iter().all(|v| *v >= least), "{name}: {found:?}");
+    }
+    for absent in [
+        "brotli",
+        "zlib-rs",
+        "aws-lc-rs",
+        "aws-lc-sys",
+        "openssl-sys",
+        "native-tls",
+    ] {
+        assert!(versions_absent(&lock, absent), "{absent} is in Cargo.lock");
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let features = manifest
+        .lines()
+        .find(|line| line.starts_with("rustls = "))
+        .unwrap();
+    for feature in ["brotli", "zlib", "ech", "hpke"] {
+        assert!(!features.contains(feature), "{features}");
+    }
+}
+
+fn versions_absent(lock: &str, name: &str) -> bool {
+    !lock.contains(&format!("\nname = \"{name}\"\n"))
+}
+
+/// Nothing prints a value that holds a key or session secrets: the types that do have their own `Debug`, or none.
+///
+/// Covers: N17.
+#[test]
+fn types_with_tls_secrets_do_not_derive_debug() {
+    let mut files = Vec::new();
+    for krate in ["server", "client", "egress"] {
+        sources(&root().join("gateway/crates").join(krate).join("src"), &mut files);
+    }
+    let secret = [
+        "ServerConfig",
+        "ClientConfig",
+        "CertifiedKey",
+        "PrivateKeyDer",
+        "ServerConnection",
+        "ClientConnection",
+    ];
+    let mut seen = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (at, _) in text.match_indices("struct ") {
+            let body = &text[at..];
+            let body = &body[..body.find("\n}").map_or(body.len(), |end| end)];
+            let holds = secret.iter().any(|name| body.contains(name));
+            let above = &text[..at];
+            let attributes = &above[above.rfind("\n\n").unwrap_or(0)..];
+            if holds {
+                seen += 1;
+                assert!(
+                    !attributes.contains("derive(") || !attributes.contains("Debug"),
+                    "{}: {}",
+                    file.display(),
+                    body.lines().next().unwrap()
+                );
+            }
+        }
+    }
+    assert!(seen >= 3, "the types were not found");
 }
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

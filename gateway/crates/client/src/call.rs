@@ -67,6 +67,7 @@ pub async fn connect(
         return Err(ClientError::NoCredential { url: details.url });
     }
     let mut options = ClientOptions::new(details.url);
+    options.pins = details.pins;
     options.credential = details.credential;
     options.scopes = scopes;
     options.connect_timeout = options.connect_timeout.min(timeout);

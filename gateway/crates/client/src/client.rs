@@ -8,11 +8,15 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use gateway_protocol::PROTOCOL_VERSION;
 use gateway_protocol::method::Method;
+use gateway_egress::{CertPin, tls};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -23,13 +27,20 @@ use crate::details::{Credential, Target};
 use crate::error::{ClientError, GatewayError};
 use crate::limits::*;
 
-type Socket = WebSocketStream<TcpStream>;
+/// The connection below the WebSocket: plain or TLS.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+type Socket = WebSocketStream<Box<dyn Wire>>;
 
 /// How to connect. [`ClientOptions::new`] gives a command-line client with full operator scope.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// `ws://host:port/…`
+    /// `ws://host:port/…` or `wss://host:port/…`, possibly with `#sha256:FINGERPRINT`
     pub url: String,
+    /// The only certificates that the gateway may show, whatever their name, date and issuer; needs `wss://`. Empty: those in
+    /// the address, and without any a certificate that public authorities vouch for under the host's name.
+    pub pins: Vec<CertPin>,
     /// What to prove ourselves with.
     pub credential: Option<Credential>,
     /// `client.id` of the wire (default `cli`).
@@ -53,6 +64,7 @@ impl ClientOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            pins: Vec::new(),
             credential: None,
             client_id: "cli".to_owned(),
             mode: "cli".to_owned(),
@@ -78,6 +90,8 @@ pub struct Hello {
     pub methods: Vec<String>,
     /// Scopes that we got.
     pub scopes: Vec<String>,
+    /// The certificate that the gateway shows now and, while a change is prepared, the one after it: pin both in time.
+    pub certificates: Vec<CertPin>,
     /// Milliseconds between two ticks.
     pub tick_interval_ms: u64,
     /// Everything, as sent.
@@ -342,12 +356,13 @@ async fn shake_hands(
         .map_err(unreachable)?;
     // Small frames both ways: waiting for more to send would only add latency. Failure changes nothing else.
     let _ = tcp.set_nodelay(true);
+    let wire = secure(options, target, tcp).await?;
     let config = WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
         .write_buffer_size(0)
         .max_message_size(Some(MAX_ANSWER_BYTES))
         .max_frame_size(Some(MAX_ANSWER_BYTES));
-    let (mut socket, _) = client_async_with_config(url.as_str(), tcp, Some(config))
+    let (mut socket, _) = client_async_with_config(url.as_str(), wire, Some(config))
         .await
         .map_err(|e| match e {
             WsError::Http(response) => {
@@ -393,6 +408,57 @@ async fn shake_hands(
     }
 }
 
+/// TLS, where the address wants it. Not one byte of ours is sent before the certificate is found good.
+async fn secure(
+    options: &ClientOptions,
+    target: &Target,
+    tcp: TcpStream,
+) -> Result<Box<dyn Wire>, ClientError> {
+    let pins = if options.pins.is_empty() {
+        &target.pins
+    } else {
+        &options.pins
+    };
+    let url = target.shown.clone();
+    if !target.tls {
+        return if pins.is_empty() {
+            Ok(Box::new(tcp))
+        } else {
+            Err(ClientError::BadUrl {
+                url,
+                why: "a certificate is pinned, but ws:// shows none".to_owned(),
+                next: "write wss:// in the address".to_owned(),
+            })
+        };
+    }
+    let config = tls::client_config(pins, &[]).map_err(|e| ClientError::NotAGateway {
+        url: url.clone(),
+        why: format!("TLS cannot be set up ({e})"),
+    })?;
+    let name = ServerName::try_from(target.host.clone()).map_err(|_| ClientError::BadUrl {
+        url: url.clone(),
+        why: "this host name cannot stand in a certificate".to_owned(),
+        next: "use the name or address that the certificate is for".to_owned(),
+    })?;
+    match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(match tls::pin_mismatch(&error) {
+            Some(mismatch) => ClientError::FingerprintMismatch {
+                url,
+                mismatch: Box::new(mismatch.clone()),
+            },
+            None if tls::is_untrusted(&error) => ClientError::Untrusted {
+                url,
+                why: error.to_string(),
+            },
+            None => ClientError::NotAGateway {
+                url,
+                why: format!("no TLS there ({error})"),
+            },
+        }),
+    }
+}
+
 fn connect_params(options: &ClientOptions) -> Value {
     let mut client = json!({
         "id": options.client_id,
@@ -432,6 +498,10 @@ fn hello(raw: Value) -> Hello {
         conn_id: text(&raw["server"]["connId"]),
         methods: texts(&raw["features"]["methods"]),
         scopes: texts(&raw["auth"]["scopes"]),
+        certificates: ["fingerprint", "nextFingerprint"]
+            .iter()
+            .filter_map(|key| CertPin::parse(raw["snapshot"]["health"]["tls"][*key].as_str()?))
+            .collect(),
         tick_interval_ms: raw["policy"]["tickIntervalMs"].as_u64().unwrap_or(30_000),
         raw,
     }
@@ -439,6 +509,13 @@ fn hello(raw: Value) -> Hello {
 
 /// A refusal over HTTP, before there is a socket. The body may be the gateway's error object.
 fn upgrade_refused(url: &str, status: u16, body: Option<&[u8]>) -> ClientError {
+    if status == 400 && body.is_some_and(|b| b.starts_with(b"this port speaks TLS")) {
+        return ClientError::BadUrl {
+            url: url.to_owned(),
+            why: "this port speaks TLS".to_owned(),
+            next: "write wss:// in the address".to_owned(),
+        };
+    }
     let json: Value = body
         .and_then(|b| serde_json::from_slice(b).ok())
         .unwrap_or(Value::Null);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use gateway_egress::tls::PinMismatch;
 use serde_json::Value;
 
 /// An error object that the gateway sent.
@@ -97,6 +98,22 @@ pub enum ClientError {
         /// What it did.
         why: String,
     },
+    /// The gateway shows another certificate than the pinned one. Nothing was sent to it.
+    #[error("gateway tls fingerprint mismatch: {url}: {mismatch}")]
+    FingerprintMismatch {
+        /// The address.
+        url: String,
+        /// What was expected, what was seen.
+        mismatch: Box<PinMismatch>,
+    },
+    /// No public authority vouches for the certificate under this name, and none is pinned. Nothing was sent.
+    #[error("{url}: the certificate is not trusted ({why})")]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The gateway refused the connection.
     #[error("{url} refused the connection: {}", error.message)]
     Refused {
@@ -164,7 +181,10 @@ impl ClientError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::BadUrl { .. } | Self::NoCredential { .. } => ErrorKind::Usage,
-            Self::Unreachable { .. } | Self::NotAGateway { .. } => ErrorKind::Connect,
+            Self::Unreachable { .. }
+            | Self::NotAGateway { .. }
+            | Self::FingerprintMismatch { .. }
+            | Self::Untrusted { .. } => ErrorKind::Connect,
             Self::Refused { error, .. } if error.retryable && !error.is_refusal() => {
                 ErrorKind::Connect
             }
@@ -189,6 +209,12 @@ impl ClientError {
             }
             Self::NotAGateway { .. } => {
                 "check the port: another program answers there (`gateway serve` prints its address when it starts)".to_owned()
+            }
+            Self::FingerprintMismatch { .. } => {
+                "run `gateway tls show` on the gateway's machine. If the certificate was changed on purpose, pin the new fingerprint (--tls-fingerprint, GATEWAY_TLS_FINGERPRINT or gateway.remote.tlsFingerprint); if not, somebody answers in the gateway's place".to_owned()
+            }
+            Self::Untrusted { .. } => {
+                "a gateway's own certificate is trusted by its fingerprint: --tls-fingerprint SHA256 with what `gateway tls show` prints on the gateway's machine".to_owned()
             }
             Self::Refused { error, .. } | Self::Rpc { error, .. } => next_for(error),
             Self::Timeout { .. } => "see the gateway's log; --timeout MS waits longer".to_owned(),

@@ -13,6 +13,7 @@ pub use call::{CallGatewayOptions, call_gateway, connect};
 pub use client::{ClientOptions, GatewayClient, GatewayEvent, Hello, RequestOptions};
 pub use details::{
     ConfiguredGateway, ConnectionSources, Credential, DEFAULT_PORT, GatewayConnectionDetails,
-    UrlSource, build_gateway_connection_details,
+    RemoteGateway, SourceStep, UrlSource, build_gateway_connection_details,
 };
 pub use error::{ClientError, ErrorKind, GatewayError};
+pub use gateway_egress::{CertPin, tls::PinMismatch};

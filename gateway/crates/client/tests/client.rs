@@ -453,6 +453,9 @@ fn sources() -> ConnectionSources {
         configured: Some(ConfiguredGateway {
             host: "127.0.0.1".parse().unwrap(),
             port: 4000,
+            running: false,
+            tls: false,
+            pins: Vec::new(),
             credential: Some(Credential::Token("configured".to_owned())),
             path: "/s/gateway.json5".to_owned(),
         }),
@@ -533,6 +536,83 @@ fn the_address_comes_from_the_first_that_says_one() {
     check(&flag, "ws://[::1]:7/", UrlSource::Flag, token("from-flag"));
 }
 
+/// Covers: N14, N16.
+#[test]
+fn pins_come_with_the_address_that_they_are_for() {
+    let (a, b, c) = (
+        CertPin::new([1; 32]),
+        CertPin::new([2; 32]),
+        CertPin::new([3; 32]),
+    );
+    let own = ConnectionSources {
+        configured: Some(ConfiguredGateway {
+            running: true,
+            tls: true,
+            pins: vec![a, b],
+            ..sources().configured.unwrap()
+        }),
+        ..ConnectionSources::default()
+    };
+    let check = |s: &ConnectionSources, url: &str, source: UrlSource, pins: &[CertPin]| {
+        let details = build_gateway_connection_details(s).unwrap();
+        assert_eq!((details.url.as_str(), details.url_source), (url, source));
+        assert_eq!(details.pins, pins, "{details:?}");
+        assert_eq!(details.pin_source.is_some(), !pins.is_empty());
+        let used: Vec<_> = details.steps.iter().filter(|s| s.used).collect();
+        assert_eq!((used.len(), used[0].source), (1, source));
+        assert_eq!(details.steps.len(), UrlSource::ORDER.len());
+        assert!(details.steps.iter().all(|s| !s.why.is_empty()));
+    };
+    check(&own, "wss://127.0.0.1:4000/", UrlSource::Running, &[a, b]);
+    let remote = ConnectionSources {
+        remote: Some(RemoteGateway {
+            url: "wss://far.example".to_owned(),
+            credential: None,
+            pins: vec![c],
+            path: "/s/gateway.json5".to_owned(),
+        }),
+        ..own.clone()
+    };
+    let far = "wss://far.example:443/";
+    check(&remote, far, UrlSource::Remote, &[c]);
+    let env = ConnectionSources {
+        env_url: Some("https://other.example:1".to_owned()),
+        ..remote.clone()
+    };
+    // Neither the pins of another address nor those of this machine are taken over.
+    check(&env, "wss://other.example:1/", UrlSource::Env, &[]);
+    let env = ConnectionSources {
+        env_pins: vec![b],
+        ..env
+    };
+    check(&env, "wss://other.example:1/", UrlSource::Env, &[b]);
+    let flag = ConnectionSources {
+        url: Some(format!("wss://third.example#{c}")),
+        ..env
+    };
+    check(&flag, "wss://third.example:443/", UrlSource::Flag, &[c]);
+    let flag = ConnectionSources {
+        pins: vec![a],
+        ..flag
+    };
+    check(&flag, "wss://third.example:443/", UrlSource::Flag, &[a]);
+    // What is pinned is not talked to without TLS.
+    let plain = ConnectionSources {
+        url: Some("ws://127.0.0.1:9".to_owned()),
+        ..flag
+    };
+    let error = build_gateway_connection_details(&plain).unwrap_err();
+    assert!(error.to_string().contains("pinned"), "{error}");
+    let plain = ConnectionSources {
+        remote: Some(RemoteGateway {
+            url: "ws://far.example:1".to_owned(),
+            ..remote.remote.clone().unwrap()
+        }),
+        ..remote
+    };
+    assert!(build_gateway_connection_details(&plain).is_err());
+}
+
 #[test]
 fn an_address_that_would_leak_or_makes_no_sense_is_refused() {
     let check = |url: &str, word: &str| {
@@ -551,7 +631,10 @@ fn an_address_that_would_leak_or_makes_no_sense_is_refused() {
     check("ws://localhost.example.org:1", "tunnel");
     check("ws://127.0.0.1.example.org:1", "tunnel");
     check("ws://0.0.0.0:1", "tunnel");
-    check("wss://127.0.0.1:1", "TLS");
+    check("ws://gateway.local:18789", "wss://");
+    check("wss://127.0.0.1:0", "not a port");
+    check("wss://user:hunter@127.0.0.1:1/", "user name");
+    check("wss://127.0.0.1:1/#top", "fingerprint");
     check("ftp://127.0.0.1", "ws://127.0.0.1:PORT");
     check("127.0.0.1:18789", "ws://127.0.0.1:PORT");
     check("ws://127.0.0.1:0", "not a port");

@@ -5,15 +5,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Whether a file that is already there may be replaced.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Existing {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// What is there stays.
     Keep,
+    /// What is there is replaced.
     Replace,
 }
 
 /// Writes `bytes` to `path` with mode 0600. Returns false if there was a file and `Existing::Keep` was asked.
 /// At no time is there a file at `path` with other than the old or the new bytes, also after a power loss.
-pub(crate) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> {
+pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new("."));
     let (mut file, temp) = create_beside(dir, path)?;
@@ -40,7 +42,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result
 }
 
 /// Creates `path` and its missing parents below `top` with mode 0700 and syncs each parent.
-pub(crate) fn create_dirs(path: &Path) -> io::Result<()> {
+pub fn create_dirs(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 //! `file:line:column` and what was probably meant), its secret references are resolved, and the result is validated
 //! as a whole: either all of it is right and a [`Settings`] comes out, or nothing does.
 
-mod durable;
+pub mod durable;
 mod edit;
 mod error;
 mod init;
@@ -23,7 +23,7 @@ pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secre
 pub use error::{ConfigError, Problem};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
-    CONFIG_FILE, ClientView, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, client_view, load,
+    CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, client_view, load,
     load_text,
 };
 pub use options::Options;

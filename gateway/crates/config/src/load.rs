@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use gateway_protocol::CertPin;
 use gateway_protocol::ids::{AgentId, ChannelName};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -13,8 +14,9 @@ use sha2::{Digest, Sha256};
 use crate::error::{ConfigError, Problem};
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
-    BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GroupPolicyOption, LimitsOptions,
-    LogFormatOption, LogLevelOption, Options, QueueModeOption, SecretRef, SessionOptions,
+    BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
+    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, Options, QueueModeOption,
+    RemoteOptions, SecretRef, SessionOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -62,6 +64,8 @@ pub struct Overrides {
     pub port: Option<u16>,
     /// `--bind loopback|lan|ADDR`
     pub bind: Option<String>,
+    /// `--tls`: the listener speaks TLS.
+    pub tls: bool,
     /// `--token`: the token of the tenant `main`; sets its mode to `token`.
     pub token: Option<Secret>,
     /// `--upstream URL`: the default agent of the tenant `main` becomes an OpenAI-compatible server.
@@ -131,11 +135,28 @@ pub struct ClientView {
     pub auth: AuthSettings,
     /// The file.
     pub config_path: PathBuf,
+    /// The gateway of `gateway.remote`, in mode `remote`. Then `port`, `bind` and `auth` are those of a gateway that does not run here.
+    pub remote: Option<RemoteSettings>,
+    /// TLS of the listener.
+    pub tls: TlsSettings,
+}
+
+/// What a client wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientWants {
+    /// Where the gateway is, and the credential for it.
+    PlaceAndCredential,
+    /// Where the gateway is; no secret is read.
+    Place,
 }
 
 /// Reads just what a client needs: other secrets (an upstream's key that only the gateway's process has) may be
 /// missing. The file as a whole must still be free of unknown keys and wrong types.
-pub fn client_view(request: &LoadRequest<'_>, tenant: &str) -> Result<ClientView, ConfigError> {
+pub fn client_view(
+    request: &LoadRequest<'_>,
+    tenant: &str,
+    wants: ClientWants,
+) -> Result<ClientView, ConfigError> {
     let path = request
         .config_path
         .clone()
@@ -166,7 +187,20 @@ pub fn client_view(request: &LoadRequest<'_>, tenant: &str) -> Result<ClientView
     let empty = Options::default();
     let o = source.as_ref().map_or(&empty, |s| &s.options);
     let bind = cx.bind(o.gateway.bind.as_deref());
+    let tls = cx.tls(&o.gateway.tls);
+    let remote = match o.gateway.mode {
+        Some(GatewayModeOption::Remote) => cx.remote(&o.gateway.remote, wants),
+        Some(GatewayModeOption::Local) | None => None,
+    };
     let auth = match o.tenants.get(tenant) {
+        // The gateway elsewhere has its own tenants and its own credentials.
+        _ if wants == ClientWants::Place
+            || matches!(o.gateway.mode, Some(GatewayModeOption::Remote)) =>
+        AuthSettings {
+            mode: AuthMode::Token,
+            token: None,
+            password: None,
+        },
         Some(t) => {
             let path = format!("{}.auth", join_key("tenants", tenant));
             cx.auth(&path, tenant, &t.auth, None)
@@ -200,6 +234,8 @@ pub fn client_view(request: &LoadRequest<'_>, tenant: &str) -> Result<ClientView
         bind,
         auth,
         config_path: path,
+        remote,
+        tls,
     })
 }
 
@@ -276,7 +312,11 @@ impl Resolver<'_> {
             allowed_origins: self.origins(&o.gateway.allowed_origins),
             allowed_hosts: self.hosts("gateway.allowedHosts", &o.gateway.allowed_hosts),
             limits: limits(&o.gateway.limits),
+            tls: self.tls(&o.gateway.tls),
+            remote_mode: matches!(o.gateway.mode, Some(GatewayModeOption::Remote)),
         };
+        // Checked here too, so that a slip is told before a command needs it; its secrets are read by commands only.
+        self.remote_place(&o.gateway.remote);
         let mut tenants = BTreeMap::new();
         let main = TenantSettings {
             slug: MAIN_TENANT.to_owned(),
@@ -377,6 +417,94 @@ impl Resolver<'_> {
                 Bind::Loopback
             }
         }
+    }
+
+    fn tls(&mut self, o: &TlsOptions) -> TlsSettings {
+        let enabled = self.request.overrides.tls || o.enabled.unwrap_or(false);
+        let file = |path: &String| self.request.state_dir.join(path);
+        for (key, path) in [("certPath", &o.cert_path), ("keyPath", &o.key_path)] {
+            if path.as_deref() == Some("") {
+                self.bad(
+                    &format!("gateway.tls.{key}"),
+                    "must not be empty",
+                    "leave the key out",
+                );
+            }
+        }
+        let source = match (&o.cert_path, &o.key_path) {
+            (Some(cert), Some(key)) => TlsSource::Files {
+                cert: file(cert),
+                key: file(key),
+            },
+            (None, None) => TlsSource::Own {
+                generate: o.auto_generate.unwrap_or(true),
+            },
+            (one, _) => {
+                let (has, lacks) = match one {
+                    Some(_) => ("certPath", "keyPath"),
+                    None => ("keyPath", "certPath"),
+                };
+                self.bad(
+                    &format!("gateway.tls.{has}"),
+                    format!("there is no {lacks} with it"),
+                    format!("a certificate and its key come in pairs: add {lacks}, or leave both out and the gateway makes a pair"),
+                );
+                TlsSource::Own { generate: false }
+            }
+        };
+        TlsSettings { enabled, source }
+    }
+
+    /// What of `gateway.remote` is no secret: address and pins.
+    fn remote_place(&mut self, o: &RemoteOptions) -> (Option<String>, Vec<CertPin>) {
+        let url = o.url.clone().filter(|url| {
+            let good = validate::gateway_url(url);
+            if !good {
+                self.bad(
+                    "gateway.remote.url",
+                    "not the address of a gateway",
+                    "write wss://host:port, without a user name or a query",
+                );
+            }
+            good
+        });
+        let pins = match o.tls_fingerprint.as_deref().map(CertPin::parse_list) {
+            None => Vec::new(),
+            Some(Ok(pins)) => pins,
+            Some(Err(why)) => {
+                self.bad(
+                    "gateway.remote.tlsFingerprint",
+                    why.to_string(),
+                    "copy what `gateway tls show` prints on the machine of the gateway",
+                );
+                Vec::new()
+            }
+        };
+        (url, pins)
+    }
+
+    fn remote(&mut self, o: &RemoteOptions, wants: ClientWants) -> Option<RemoteSettings> {
+        let (url, pins) = self.remote_place(o);
+        if o.url.is_none() {
+            self.bad(
+                "gateway.remote.url",
+                "mode is remote, but there is no address",
+                "write url: \"wss://host:port\"",
+            );
+        }
+        let mut secret = |key: &str, written: &Option<SecretRef>| {
+            if wants == ClientWants::Place {
+                return None;
+            }
+            let path = format!("gateway.remote.{key}");
+            self.secret(&path, MAIN_TENANT, written.as_ref()?)
+        };
+        Some(RemoteSettings {
+            token: secret("token", &o.token),
+            password: secret("password", &o.password),
+            url: url?,
+            pins,
+        })
     }
 
     fn origins(&mut self, written: &[String]) -> BTreeSet<String> {

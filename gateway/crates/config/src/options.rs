@@ -45,6 +45,51 @@ pub struct GatewayOptions {
     pub allowed_hosts: Vec<String>,
     /// Limits.
     pub limits: LimitsOptions,
+    /// TLS of the listener.
+    pub tls: TlsOptions,
+    /// `local` (default): a gateway runs on this machine. `remote`: commands talk to `gateway.remote`, and `gateway serve` is refused.
+    pub mode: Option<GatewayModeOption>,
+    /// The gateway that commands talk to in mode `remote`.
+    pub remote: RemoteOptions,
+}
+
+/// TLS of the listener (1.2 and 1.3). A change of the files is taken up while the gateway runs; a change of these keys needs a restart.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsOptions {
+    /// Whether the listener speaks TLS, and nothing else (default false).
+    pub enabled: Option<bool>,
+    /// Make a self-signed certificate if there is none and no path is given (default true).
+    pub auto_generate: Option<bool>,
+    /// Your own certificate chain, PEM, the gateway's own certificate first; relative to the state directory (default: made by the gateway, `gateway/tls/gateway-cert.pem`).
+    pub cert_path: Option<String>,
+    /// The private key of it, PEM (PKCS#8, SEC1 or PKCS#1, not encrypted), mode 0600; relative to the state directory.
+    pub key_path: Option<String>,
+}
+
+/// Written place where the gateway of this configuration is.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum GatewayModeOption {
+    /// On this machine.
+    Local,
+    /// Elsewhere.
+    Remote,
+}
+
+/// A gateway elsewhere.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RemoteOptions {
+    /// Its address, `wss://host[:port][/path]`; `ws://` only on this machine (a tunnel).
+    pub url: Option<String>,
+    /// Its token.
+    pub token: Option<SecretRef>,
+    /// Its password, if it wants one instead of a token.
+    pub password: Option<SecretRef>,
+    /// SHA-256 fingerprint of its certificate, as `gateway tls show` prints it there: hex, with or without colons and `sha256:`. Two, separated by a comma, while the certificate is changed. Takes the place of the check by public authorities.
+    pub tls_fingerprint: Option<String>,
 }
 
 /// Authentication of one tenant.

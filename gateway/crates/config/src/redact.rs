@@ -29,6 +29,11 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             "allowedHosts".to_owned(),
             json!(settings.gateway.allowed_hosts),
         );
+        map.insert("tls".to_owned(), tls(&settings.gateway.tls));
+        map.insert(
+            "mode".to_owned(),
+            json!(if settings.gateway.remote_mode { "remote" } else { "local" }),
+        );
         map.insert(
             "limits".to_owned(),
             json!({
@@ -75,6 +80,15 @@ pub fn redacted_json(settings: &Settings) -> Value {
     }
     hide(&mut shown, &all_secrets(settings));
     shown
+}
+
+fn tls(t: &TlsSettings) -> Value {
+    match &t.source {
+        TlsSource::Own { generate } => json!({ "enabled": t.enabled, "autoGenerate": generate }),
+        TlsSource::Files { cert, key } => json!({
+            "enabled": t.enabled, "certPath": cert.to_string_lossy(), "keyPath": key.to_string_lossy(),
+        }),
+    }
 }
 
 fn tenant_json(t: &TenantSettings) -> Value {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use gateway_protocol::CertPin;
+
 use crate::Secret;
 
 /// Slug of the tenant that the top level of the file describes.
@@ -74,6 +76,49 @@ pub struct GatewaySettings {
     pub allowed_hosts: BTreeSet<String>,
     /// Limits.
     pub limits: GatewayLimits,
+    /// TLS of the listener.
+    pub tls: TlsSettings,
+    /// True in mode `remote`: no gateway is to run from this configuration.
+    pub remote_mode: bool,
+}
+
+/// TLS of the listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Whether it speaks TLS, and nothing else.
+    pub enabled: bool,
+    /// Where certificate and key are.
+    pub source: TlsSource,
+}
+
+/// Where the listener's certificate and key come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsSource {
+    /// `gateway/tls/` of the state directory; made at first use if the flag says so.
+    Own {
+        /// Whether a missing pair is made.
+        generate: bool,
+    },
+    /// Files of the operator, both absolute or relative to the working directory like the state directory.
+    Files {
+        /// PEM, leaf first.
+        cert: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+}
+
+/// A gateway elsewhere (`gateway.mode: "remote"`).
+#[derive(Debug, Clone)]
+pub struct RemoteSettings {
+    /// Its address as written.
+    pub url: String,
+    /// Its token.
+    pub token: Option<Secret>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// The only certificates that it may show. Empty: one that public authorities vouch for.
+    pub pins: Vec<CertPin>,
 }
 
 /// Where the listener binds.

@@ -9,6 +9,7 @@ use crate::source::join_key;
 /// Checks what no single key can tell.
 pub(crate) fn check(settings: &Settings, cx: &mut Resolver<'_>) {
     open_gateway(settings, cx);
+    clear_text(settings, cx);
     tenants_apart(settings, cx);
     accounts_apart(settings, cx);
 }
@@ -50,6 +51,20 @@ fn open_gateway(settings: &Settings, cx: &mut Resolver<'_>) {
                 "every program on this machine can use the gateway without a secret",
             );
         }
+    }
+}
+
+/// Others can connect, and who listens on the way reads along.
+fn clear_text(settings: &Settings, cx: &mut Resolver<'_>) {
+    let gateway = &settings.gateway;
+    if !gateway.bind.is_loopback() && !gateway.tls.enabled {
+        cx.warn(
+            "gateway.bind",
+            format_args!(
+                "bind is {} without TLS: tokens and messages cross the network in clear; set gateway.tls.enabled (or --tls), or bind loopback behind a TLS proxy or tunnel",
+                gateway.bind.label()
+            ),
+        );
     }
 }
 
@@ -158,6 +173,15 @@ pub(crate) fn base_url(text: &str) -> Option<String> {
         .chars()
         .all(|c| c.is_ascii_graphic() && !"?#\\\"<>{}|^`".contains(c));
     plain.then(|| text.to_owned())
+}
+
+/// `wss://`, `ws://`, `https://` or `http://` with host, optional port and path.
+pub(crate) fn gateway_url(text: &str) -> bool {
+    let http = ["wss://", "ws://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+        .map_or_else(|| text.to_owned(), |rest| format!("https://{rest}"));
+    base_url(&http).is_some()
 }
 
 /// `http(s)://host[:port]/path`, with a `*` only at the very end.

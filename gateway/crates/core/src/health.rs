@@ -188,6 +188,7 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
             })
             .collect(),
         sessions: sessions_health(tenant, None, now),
+        tls: tenant.shared().process_health.tls(),
         ..HealthSnapshot::default()
     }
 }

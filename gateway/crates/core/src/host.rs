@@ -215,6 +215,7 @@ impl Host {
             boot_id: crate::random::uuid(&*options.random),
             started_ms: clock.now_ms(),
             faults: Faults::new(options.random.clone()),
+            process_health: crate::process_health::ProcessHealth::default(),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
             clock: clock.clone(),
             random: options.random,
@@ -500,6 +501,14 @@ impl Host {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
+    }
+
+    /// Publishes how the listener's certificate is, to every tenant.
+    pub fn set_tls_health(&self, state: gateway_protocol::methods::system::TlsHealth) {
+        self.shared.process_health.set_tls(state);
+        for tenant in self.tenants.values() {
+            tenant.health().nudge();
+        }
     }
 
     /// All tenants, by slug. For background loops and for channel routes (which name their tenant by path or host).

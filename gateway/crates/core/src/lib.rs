@@ -26,6 +26,7 @@ pub mod limits;
 pub mod logs;
 pub mod openai;
 pub mod presence;
+pub mod process_health;
 pub mod random;
 pub mod registry;
 pub mod route;

@@ -38,6 +38,8 @@ pub struct Shared {
     pub egress: Arc<Egress>,
     /// Caught panics.
     pub faults: Faults,
+    /// Health of the listener and the advertiser.
+    pub process_health: crate::process_health::ProcessHealth,
     /// The guest engines; `None` in simulations and where no plugins are loaded.
     pub plugins: Option<Arc<gateway_wasm::PluginHost>>,
     /// Channel kinds: the loaded ones and those given at the start.

@@ -237,7 +237,7 @@ impl Egress {
     /// # Errors
     /// [`ErrorKind::Tls`] if an extra root is no certificate.
     pub fn new(options: EgressOptions) -> Result<Self, EgressError> {
-        let default_tls = tls::client_config(None, &options.extra_roots).map_err(|e| {
+        let default_tls = tls::client_config(&[], &options.extra_roots).map_err(|e| {
             EgressError::new(ErrorKind::Tls, format!("the TLS roots cannot be used: {e}"))
         })?;
         Ok(Self {
@@ -476,7 +476,7 @@ impl Egress {
         let config = match pin {
             None => self.inner.default_tls.clone(),
             Some(_) => Arc::new(
-                tls::client_config(pin, &self.inner.extra_roots).map_err(|e| tls_error(&e))?,
+                tls::client_config(pin.as_slice(), &self.inner.extra_roots).map_err(|e| tls_error(&e))?,
             ),
         };
         let name = match url.host() {

@@ -969,7 +969,7 @@ mod tls_checks {
         let server = tls_server().await;
         let other = tls_server().await;
         let egress = egress(&server, &[]);
-        let pin = CertPin::of(&server.certificate);
+        let pin = crate::tls::pin_of(&server.certificate);
         assert_eq!(CertPin::parse(&pin.to_string().to_uppercase()), Some(pin));
         let mut request = public("https://gateway.example.com/");
         request.pin = Some(pin);
@@ -981,7 +981,7 @@ mod tls_checks {
                 .body,
             "ok"
         );
-        request.pin = Some(CertPin::of(&other.certificate));
+        request.pin = Some(crate::tls::pin_of(&other.certificate));
         assert_eq!(fails(&egress, request).await, (ErrorKind::Tls, false));
         for odd in ["", "abc", &"g".repeat(64), &"a".repeat(63), &"a".repeat(66)] {
             assert_eq!(CertPin::parse(odd), None);

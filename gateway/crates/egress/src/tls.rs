@@ -1,6 +1,5 @@
 //! TLS for what goes out: rustls with ring, verification always on, no state shared between callers.
 
-use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -8,84 +7,77 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
 };
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of the DER form of the one certificate that a server may show.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CertPin([u8; 32]);
+pub use gateway_protocol::CertPin;
 
-impl CertPin {
-    /// The pin of these 32 bytes.
-    #[must_use]
-    pub fn new(digest: [u8; 32]) -> Self {
-        Self(digest)
-    }
+/// The pin of a certificate.
+#[must_use]
+pub fn pin_of(certificate: &CertificateDer<'_>) -> CertPin {
+    CertPin::new(Sha256::digest(certificate.as_ref()).into())
+}
 
-    /// The pin of a certificate.
-    #[must_use]
-    pub fn of(certificate: &CertificateDer<'_>) -> Self {
-        Self(Sha256::digest(certificate.as_ref()).into())
-    }
+/// The server showed another certificate than the pinned ones. Found inside of the TLS error by [`pin_mismatch`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate has the fingerprint sha256:{seen}, expected was {}", listed(.expected))]
+pub struct PinMismatch {
+    /// The pins that would have been accepted.
+    pub expected: Vec<CertPin>,
+    /// The pin of the certificate that was shown.
+    pub seen: CertPin,
+}
 
-    /// Reads 64 hex digits, with or without colons, in either case, with or without `sha256:` before them.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("sha256:").unwrap_or(text);
-        let digits: Vec<u8> = text
-            .chars()
-            .filter(|c| *c != ':')
-            .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-            .collect::<Option<_>>()?;
-        let mut digest = [0; 32];
-        if digits.len() != 64 {
-            return None;
+fn listed(pins: &[CertPin]) -> String {
+    let pins: Vec<String> = pins.iter().map(|pin| format!("sha256:{pin}")).collect();
+    pins.join(" or ")
+}
+
+/// The mismatch that made a handshake fail, if that was the reason.
+#[must_use]
+pub fn pin_mismatch(error: &std::io::Error) -> Option<&PinMismatch> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
+            inner.downcast_ref()
         }
-        for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = pair.iter().fold(0, |all, d| (all << 4) | d);
-        }
-        Some(Self(digest))
+        _ => None,
     }
 }
 
-impl fmt::Display for CertPin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
+/// Whether a handshake failed because the certificate is not one that public roots vouch for under the wanted name.
+#[must_use]
+pub fn is_untrusted(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-impl fmt::Debug for CertPin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CertPin({self})")
-    }
-}
-
-/// A client configuration. With `pin` exactly that certificate is accepted (also a self-signed one, of any name and date);
-/// without, the chain must end in a public root or one of `extra_roots`.
+/// A client configuration. With pins exactly these certificates are accepted as the server's own (the leaf; what else it
+/// sends does not matter), also a self-signed one, of any name and date: the pin takes the place of authorities, names and
+/// dates alike. Without, the chain must end in a public root or one of `extra_roots`, and name and date must fit.
 ///
 /// # Errors
 /// If an extra root is no certificate.
 pub fn client_config(
-    pin: Option<CertPin>,
+    pins: &[CertPin],
     extra_roots: &[CertificateDer<'static>],
 ) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()?;
-    let mut config = match pin {
-        Some(pin) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinVerifier { pin, provider }))
-            .with_no_client_auth(),
-        None => {
-            let mut roots =
-                RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            for root in extra_roots {
-                roots.add(root.clone())?;
-            }
-            builder.with_root_certificates(roots).with_no_client_auth()
+    let mut config = if pins.is_empty() {
+        let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        for root in extra_roots {
+            roots.add(root.clone())?;
         }
+        builder.with_root_certificates(roots).with_no_client_auth()
+    } else {
+        let pins = pins.to_vec();
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PinVerifier { pins, provider }))
+            .with_no_client_auth()
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // A session ticket would let a server link two tenants to one another.
@@ -95,7 +87,7 @@ pub fn client_config(
 
 #[derive(Debug)]
 struct PinVerifier {
-    pin: CertPin,
+    pins: Vec<CertPin>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -108,13 +100,17 @@ impl ServerCertVerifier for PinVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if CertPin::of(end_entity) == self.pin {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            ))
+        let seen = pin_of(end_entity);
+        if self.pins.contains(&seen) {
+            return Ok(ServerCertVerified::assertion());
         }
+        let mismatch = PinMismatch {
+            expected: self.pins.clone(),
+            seen,
+        };
+        Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+            OtherError(Arc::new(mismatch)),
+        )))
     }
 
     fn verify_tls12_signature(

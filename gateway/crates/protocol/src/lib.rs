@@ -4,6 +4,7 @@
 //! ([`event`]), the errors ([`error`]), the limits ([`limits`]). Two codecs carry them: [`frame`] (v4 frames, as
 //! existing clients speak them) and [`jsonrpc`] (JSON-RPC 2.0).
 
+mod cert_pin;
 pub mod content;
 pub mod error;
 pub mod event;
@@ -20,6 +21,7 @@ pub mod session_key;
 mod validate;
 pub mod value;
 
+pub use cert_pin::{CertPin, MAX_CERT_PINS, NotACertPin};
 pub use content::{ChatMessage, ContentBlock, Role};
 pub use error::{DetailCode, ErrorCode, RpcError};
 pub use event::{Audience, Event, EventSpec};

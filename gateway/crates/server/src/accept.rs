@@ -13,8 +13,11 @@ use std::{
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{
     app::App,
@@ -23,8 +26,9 @@ use crate::{
     handshakes::Handshakes,
     head::HeadFault,
     http,
-    limits::{ACCEPT_BACKOFF_MS, MAX_HEADER_LINES},
+    limits::{ACCEPT_BACKOFF_MS, LINGER_BYTES, LINGER_MS, MAX_HEADER_LINES},
     stream::{HeadGuard, Stream},
+    tls::Certificates,
     ws::upgrade::Upgrade,
 };
 
@@ -71,7 +75,7 @@ impl Wire {
 }
 
 /// Accepts until the listener is told to stop.
-pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<TlsAcceptor>) {
+pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Certificates>>) {
     let handshakes = Arc::new(Handshakes::default());
     loop {
         let accepted = tokio::select! {
@@ -126,7 +130,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     permit: Permit,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     handshakes: Arc<Handshakes>,
 ) {
     let Ok(local) = stream.local_addr() else {
@@ -134,9 +138,9 @@ async fn connection(
     };
     let stream = match tls {
         None => Stream::Plain(stream),
-        Some(acceptor) => {
+        Some(certificates) => {
             let patience = Duration::from_millis(app.limits.tls_handshake_timeout_ms);
-            let handshake = secure(stream, &acceptor, &handshakes, patience);
+            let handshake = secure(stream, &certificates, &handshakes, patience);
             match Box::pin(tokio::time::timeout(patience, handshake)).await {
                 Ok(Some(stream)) => Stream::Tls(Box::new(stream)),
                 _ => return,
@@ -164,18 +168,45 @@ async fn connection(
 /// The TLS handshake. What costs computing time begins only when the peer has sent its greeting and it is its turn.
 async fn secure(
     stream: TcpStream,
-    acceptor: &TlsAcceptor,
+    certificates: &Certificates,
     handshakes: &Arc<Handshakes>,
     patience: Duration,
 ) -> Option<TlsStream<TcpStream>> {
+    let stream = not_plain(stream).await?;
     let greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
     let greeted = greeting.await.ok()?;
     let place = handshakes.enter(patience).await?;
     tokio::select! {
         biased;
-        stream = greeted.into_stream(acceptor.config().clone()) => stream.ok(),
+        stream = greeted.into_stream(certificates.config()) => stream.ok(),
         () = place.pushed_out() => None,
     }
+}
+
+/// Looks at the first byte, without a place among the handshakes. What is no TLS record gets an answer that a person can read.
+async fn not_plain(mut stream: TcpStream) -> Option<TcpStream> {
+    const TLS_HANDSHAKE_RECORD: u8 = 22;
+    let mut first = [0_u8; 1];
+    match stream.peek(&mut first).await {
+        Ok(1) if first[0] == TLS_HANDSHAKE_RECORD => return Some(stream),
+        Ok(1) if first[0].is_ascii_alphabetic() => {}
+        _ => return None,
+    }
+    stream.write_all(http::reply::WANTS_TLS).await.ok()?;
+    stream.shutdown().await.ok()?;
+    // What is left unread would turn the answer into a reset.
+    let mut waste = [0_u8; 2048];
+    let drain = async {
+        let mut thrown = 0;
+        while thrown < LINGER_BYTES {
+            match stream.read(&mut waste).await {
+                Ok(n) if n > 0 => thrown += n,
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(LINGER_MS), drain).await;
+    None
 }
 
 async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {

@@ -13,6 +13,7 @@ pub mod limits;
 mod rpc;
 mod server;
 mod stream;
+pub mod tls;
 mod ws;
 
 pub use server::{

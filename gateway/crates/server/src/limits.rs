@@ -94,3 +94,15 @@ pub const TIMER_STEP_MS: u64 = 500;
 pub const MAX_BATCH_CALLS: usize = 64;
 /// Time for connections to end after the shutdown event.
 pub const SHUTDOWN_DEADLINE_MS: u64 = 5_000;
+/// Bytes of a PEM file (a certificate chain or a key).
+pub const MAX_PEM_BYTES: u64 = 256 * 1024;
+/// Certificates in one chain.
+pub const MAX_CERT_CHAIN: usize = 16;
+/// Names and addresses in a certificate that the gateway makes.
+pub const MAX_CERT_NAMES: usize = 64;
+/// Days that a certificate made by the gateway is valid: pinned, so its end protects nobody.
+pub const CERT_DAYS: i64 = 3_650;
+/// Days before its end from which a certificate is a fault in health.
+pub const CERT_EXPIRY_WARNING_DAYS: i64 = 14;
+/// Time between two looks at the certificate's files, in ms. Two looks are within the two seconds that a change may take.
+pub const CERT_POLL_MS: u64 = 750;

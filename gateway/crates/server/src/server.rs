@@ -10,10 +10,17 @@ use std::{
 use gateway_core::host::{Host, HostOptions, StartError};
 use gateway_protocol::{Class, method};
 use tokio::{net::TcpListener, sync::watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{accept, app::App, budget, guard::Names, http, limits, ws::timer::Timer};
+use crate::{
+    accept,
+    app::App,
+    budget,
+    guard::Names,
+    http, limits,
+    tls::{CertificateNames, CertificateStatus, Certificates, TlsError},
+    ws::timer::Timer,
+};
 
 /// Limits that an operator (or a test) may set. Everything else is a constant in [`crate::limits`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +99,8 @@ pub struct GatewayServerOptions {
     pub bind: Option<IpAddr>,
     /// A bound, listening socket to use instead of binding one (socket activation, tests). `port` and `bind` are then not used.
     pub listener: Option<std::net::TcpListener>,
-    /// Serve TLS with this configuration. Only HTTP/1.1 is offered by ALPN, whatever it says.
+    /// Serve TLS with this configuration instead of the certificate that the settings name (`gateway.tls`). Only HTTP/1.1 is
+    /// offered by ALPN, whatever it says.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Where everything runs; the runtime of the caller if there is none.
     pub runtime: Option<tokio::runtime::Handle>,
@@ -139,6 +147,12 @@ pub enum ServeError {
         /// The system's words.
         source: io::Error,
     },
+    /// The certificate cannot be served.
+    #[error("{error} (next step: {})", error.next)]
+    Tls {
+        /// What is wrong and what to do.
+        error: TlsError,
+    },
     /// The given runtime ended while the gateway started.
     #[error("the runtime ended while the gateway started")]
     Runtime,
@@ -148,7 +162,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct GatewayServer {
     local_addr: SocketAddr,
-    tls: bool,
+    certificates: Option<Arc<Certificates>>,
     host: Arc<Host>,
     shutdown: CancellationToken,
     stopped: watch::Receiver<bool>,
@@ -169,11 +183,24 @@ impl GatewayServer {
             IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
             _ => ip,
         };
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
         format!(
             "{scheme}://{}/",
             SocketAddr::new(ip, self.local_addr.port())
         )
+    }
+
+    /// The certificate that is served, as it changes; `None` without TLS, or with a configuration of the embedder.
+    #[must_use]
+    pub fn certificate(&self) -> Option<watch::Receiver<CertificateStatus>> {
+        self.certificates.as_ref()?.status()
+    }
+
+    /// Looks at the files of the certificate now; they are looked at every second anyway.
+    pub fn recheck_certificate(&self) {
+        if let Some(certificates) = &self.certificates {
+            certificates.recheck();
+        }
     }
 
     /// The core.
@@ -242,16 +269,32 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         options.bind.unwrap_or_else(|| gateway.bind.ip()),
         options.port.unwrap_or(gateway.port),
     );
+    // Before the socket: nobody is to reach a listener that cannot show a certificate.
+    let certificates = match &options.tls {
+        Some(config) => Some(Certificates::fixed(config)),
+        None if gateway.tls.enabled => {
+            let names = CertificateNames::of(gateway, address.ip());
+            let opened = Certificates::open(
+                &gateway.tls.source,
+                &options.host.state_dir,
+                &names,
+                options.host.clock.clone(),
+            );
+            Some(opened.map_err(|error| ServeError::Tls { error })?)
+        }
+        None => None,
+    }
+    .map(Arc::new);
     let listener = listen(options.listener, address).await?;
     let local_addr = listener
         .local_addr()
         .map_err(|source| bind_error(address, source))?;
-    let tls = options.tls.map(|config| {
-        let mut config = (*config).clone();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    });
     let host = Host::start(options.host).await?;
+    let certificate = certificates.as_ref().and_then(|c| c.status());
+    if let Some(status) = &certificate {
+        // Before the first caller: `hello-ok` shows it.
+        host.set_tls_health(status.borrow().health());
+    }
 
     let of_class = |class| {
         method::all()
@@ -280,10 +323,15 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         host: host.clone(),
         limits,
     });
-    let with_tls = tls.is_some();
     let timer_stop = CancellationToken::new();
     tokio::spawn(app.timer.clone().run(timer_stop.clone()));
-    let accepting = tokio::spawn(accept::accept(app.clone(), listener, tls));
+    let accepting = tokio::spawn(accept::accept(app.clone(), listener, certificates.clone()));
+    if let Some(certificates) = &certificates {
+        tokio::spawn(certificates.clone().watch(app.stop.clone()));
+    }
+    if let Some(status) = certificate {
+        tokio::spawn(tell_certificate(status, Arc::downgrade(&host)));
+    }
     let (tell, stopped) = watch::channel(false);
     let shutdown = options.shutdown;
     tokio::spawn({
@@ -313,11 +361,23 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     });
     Ok(GatewayServer {
         local_addr,
-        tls: with_tls,
+        certificates,
         host,
         shutdown,
         stopped,
     })
+}
+
+/// Shows each change of the certificate in the health of every tenant.
+async fn tell_certificate(
+    mut status: watch::Receiver<CertificateStatus>,
+    host: std::sync::Weak<Host>,
+) {
+    while status.changed().await.is_ok() {
+        let health = status.borrow_and_update().health();
+        let Some(host) = host.upgrade() else { return };
+        host.set_tls_health(health);
+    }
 }
 
 async fn listen(

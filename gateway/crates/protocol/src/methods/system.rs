@@ -71,6 +71,38 @@ pub struct HealthSnapshot {
     pub agents: Vec<AgentHealth>,
     /// Sessions of all agents.
     pub sessions: SessionsHealth,
+    /// The listener's certificate; absent without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsHealth>,
+}
+
+/// How a part of the gateway is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PartState {
+    /// Well.
+    #[default]
+    Ok,
+    /// It works, but not as it should; `message` says why.
+    Degraded,
+}
+
+/// The listener's certificate. It is in `hello-ok` too, so that clients that pin it learn of the next one in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsHealth {
+    /// How it is.
+    pub state: PartState,
+    /// SHA-256 of the served certificate (DER), lower-case hex.
+    pub fingerprint: String,
+    /// The same of the certificate that will be served next; absent while none is prepared. Pin both until it is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_fingerprint: Option<String>,
+    /// End of the served certificate, milliseconds since the Unix epoch.
+    pub expires_at_ms: i64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// State of the sandboxed components.

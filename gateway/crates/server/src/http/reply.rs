@@ -100,3 +100,6 @@ pub(crate) fn rpc_error(e: &RpcError) -> Response<Body> {
 
 /// Sent to a connection that there is no place for.
 pub(crate) const TOO_BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+
+/// Answer to plain HTTP on a port that speaks TLS.
+pub(crate) const WANTS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 62\r\nconnection: close\r\n\r\nthis port speaks TLS: write https:// (wss://) in the address\r\n";
