@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::Secret;
+use crate::schedule::{CronSettings, HeartbeatSettings};
 
 /// Slug of the tenant that the top level of the file describes.
 pub const MAIN_TENANT: &str = "main";
@@ -56,6 +57,8 @@ impl Settings {
             for account in &tenant.channels {
                 all.extend(account.secrets.values());
             }
+            all.extend(tenant.cron.webhook.token.iter());
+            all.extend(tenant.cron.webhook.secrets.values());
         }
         all
     }
@@ -165,6 +168,8 @@ pub struct TenantSettings {
     pub channels: Vec<AccountSettings>,
     /// Boot scripts, sorted by id.
     pub boot: Vec<BootScriptSettings>,
+    /// Schedules.
+    pub cron: CronSettings,
 }
 
 /// How operators of a tenant prove themselves.
@@ -231,6 +236,8 @@ pub struct AgentSettings {
     pub system_prompt: Option<String>,
     /// Names of built-in tools that it may call. Empty: none.
     pub tools: Vec<String>,
+    /// When it looks by itself whether something is due.
+    pub heartbeat: HeartbeatSettings,
 }
 
 /// What answers for an agent.
