@@ -47,7 +47,7 @@ export function env(name) {
 export async function until(what, probe, limitMs = 20_000) {
   const end = Date.now() + limitMs;
   for (;;) {
-    const found = probe();
+    const found = await probe();
     if (found !== undefined) return found;
     if (Date.now() > end) throw new Error(`no ${what} within ${limitMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 10));

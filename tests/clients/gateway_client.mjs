@@ -198,6 +198,60 @@ await check("agent: accepted, then the end, on one request", async () => {
   assert.equal(waited.status, "ok");
 });
 
+// As `cron list|add|run --wait|runs|rm` of the published command line ask, with its checks of a page.
+await check("cron: add, list, get, run, runs, update, remove, each as published", async () => {
+  const definition = (job) => {
+    const { effectiveAgentId, ...rest } = job;
+    if (effectiveAgentId !== undefined) assert.equal(typeof effectiveAgentId, "string");
+    valid("CronJob", rest);
+  };
+  const made = [];
+  for (const job of [
+    { schedule: { kind: "cron", expr: "0 3 * * *", tz: "UTC" }, sessionTarget: "isolated", payload: { kind: "agentTurn", message: "say hi" }, delivery: { mode: "none" } },
+    { schedule: { kind: "every", everyMs: 3_600_000 }, sessionTarget: "main", payload: { kind: "systemEvent", text: "tick" } },
+    { schedule: { kind: "at", at: new Date(Date.now() + 86_400_000).toISOString() }, sessionTarget: "main", payload: { kind: "systemEvent", text: "once" } },
+  ]) {
+    const added = await ask("cron.add", { name: `check ${job.schedule.kind}`, wakeMode: "next-heartbeat", ...job });
+    valid("CronAddResult", added);
+    made.push(added);
+  }
+  assert.equal(made[2].deleteAfterRun, true);
+  const page = await ask("cron.list", { includeDisabled: false, limit: 200, offset: 0 });
+  assert.equal(page.offset, 0);
+  assert.ok(page.snapshotRevision.length > 0 && page.limit === 200 && page.hasMore === false && page.nextOffset === null);
+  assert.equal(page.offset + page.jobs.length, page.total);
+  for (const job of page.jobs) definition(job);
+  assert.deepEqual(made.map((job) => page.jobs.some((row) => row.id === job.id)), [true, true, true]);
+  const [{ id }] = made;
+  const begun = await ask("cron.run", { id, mode: "force" });
+  assert.ok(begun.ok && begun.enqueued && begun.runId.startsWith(`manual:${id}:`));
+  const entry = await until("the run in the log", async () => (await ask("cron.runs", { id, runId: begun.runId })).entries[0]);
+  valid("CronRunLogEntry", entry);
+  assert.equal(entry.status, "ok");
+  assert.ok(entry.summary.includes("say hi"));
+  const log = await ask("cron.runs", { id });
+  assert.deepEqual([log.total, log.offset, log.hasMore, log.nextOffset], [1, 0, false, null]);
+  definition(await ask("cron.get", { id }));
+  const changed = await ask("cron.update", { id, patch: { enabled: false } });
+  definition(changed);
+  assert.equal(changed.enabled, false);
+  const status = await ask("cron.status");
+  assert.ok(status.enabled === true && status.storage === "sqlite" && status.jobs >= 3);
+  for (const job of made) assert.deepEqual(await ask("cron.remove", { id: job.id }), { ok: true, removed: true });
+  await assert.rejects(ask("cron.get", { id }), (e) => e.details?.code === "CRON_JOB_NOT_FOUND" || /not found/.test(e.message));
+  const told = main.of("cron").filter((e) => e.jobId === id).map((e) => e.action);
+  assert.deepEqual(told, ["added", "started", "finished", "updated", "removed"]);
+  await assert.rejects(ask("cron.add", { name: "x", schedule: { kind: "on-exit", command: "true" }, sessionTarget: "isolated", wakeMode: "now", payload: { kind: "agentTurn", message: "x" } }));
+});
+
+await check("system event, wake and heartbeats", async () => {
+  assert.deepEqual(await ask("system-event", { text: "check event" }), { ok: true });
+  assert.deepEqual(await ask("wake", { mode: "now", text: "check wake" }), { ok: true });
+  const last = await until("a heartbeat", async () => (await ask("last-heartbeat")) ?? undefined);
+  assert.ok(["sent", "ok-token", "skipped", "failed"].includes(last.status));
+  assert.deepEqual(await ask("set-heartbeats", { enabled: true }), { ok: true, enabled: true });
+});
+
 await check("unknown methods and bad params are refused with the known codes", async () => {
   await assert.rejects(ask("no.such.method"), (e) => e.gatewayCode === "INVALID_REQUEST" && /unknown method: no\.such\.method/.test(e.message));
   await assert.rejects(ask("chat.send", { sessionKey: key }), (e) => e.gatewayCode === "INVALID_REQUEST");

@@ -66,6 +66,14 @@ impl Gateway {
     /// # Panics
     /// When it ends or does not become ready; the text of its log is in the message.
     pub fn start(state: &Path, extra: &[&str]) -> Self {
+        Self::start_env(state, extra, &[])
+    }
+
+    /// The same with more environment variables.
+    ///
+    /// # Panics
+    /// As [`Gateway::start`].
+    pub fn start_env(state: &Path, extra: &[&str], env: &[(&str, &str)]) -> Self {
         let port_file = state.join("run").join("gateway.json");
         let _ = std::fs::remove_file(&port_file);
         std::fs::create_dir_all(state.parent().expect("state has a parent")).unwrap();
@@ -81,6 +89,7 @@ impl Gateway {
             .args(["--port", "0"])
             .args(extra)
             .env_remove("GATEWAY_TOKEN")
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(sink.try_clone().unwrap())
             .stderr(sink)

@@ -5,6 +5,7 @@ mod call;
 mod channels;
 mod chat;
 mod completion;
+mod cron;
 mod health;
 mod outbox;
 pub mod output;
@@ -12,6 +13,7 @@ mod pairing;
 mod secret;
 mod serve;
 mod status;
+mod system;
 mod target;
 mod tls;
 
@@ -102,6 +104,14 @@ enum Command {
     /// The certificate of the gateway of this state directory.
     #[command(subcommand)]
     Tls(tls::Command),
+    /// Jobs that come due by themselves.
+    #[command(subcommand)]
+    Cron(cron::Command),
+    /// Texts for agents, and heartbeats.
+    #[command(subcommand)]
+    System(system::Command),
+    /// Have an agent look at a text.
+    Wake(system::WakeArgs),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -126,6 +136,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Secret(command) => secret::run(global, command),
         Command::Tls(command) => tls::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
+        Command::Cron(command) => block_on(cron::run(global, command)),
+        Command::System(command) => block_on(system::run(global, command)),
+        Command::Wake(args) => block_on(system::wake(global, args)),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -215,6 +228,22 @@ mod tests {
             "gateway tls rotate --finish",
             "gateway tls rotate --now",
             "gateway completion bash",
+            "gateway cron list --all --tz Europe/Berlin",
+            "gateway cron add --name n --cron @daily --tz UTC --message hi --announce telegram --to direct:1",
+            "gateway cron add --name n --every 30m --system-event tick --wake next-heartbeat",
+            "gateway cron add --name n --at 20m --webhook https://h/x --secret s --catch-up none",
+            "gateway cron edit ID --every 1h --no-deliver",
+            "gateway cron rm ID",
+            "gateway cron enable ID",
+            "gateway cron disable ID",
+            "gateway cron run ID --wait --json",
+            "gateway cron runs ID --status error",
+            "gateway cron next @hourly --tz Europe/Berlin --count 3",
+            "gateway cron status",
+            "gateway system event --text hi --mode now",
+            "gateway system heartbeat last",
+            "gateway system heartbeat disable",
+            "gateway wake hello",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
@@ -228,6 +257,9 @@ mod tests {
             "gateway completion tcl",
             "gateway status --tls-fingerprint sha256:00",
             "gateway tls rotate --now --finish",
+            "gateway cron add --name n --every 1h --at 20m --message hi",
+            "gateway cron add --name n --every 1h --message hi --system-event x",
+            "gateway cron edit ID --announce last --no-deliver",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -11,6 +11,7 @@ mod init;
 mod load;
 pub mod options;
 mod redact;
+pub mod schedule;
 mod schema;
 mod secret;
 mod settings;
@@ -28,6 +29,9 @@ pub use load::{
 };
 pub use options::Options;
 pub use redact::{REDACTED, redacted_json, redacted_tenant_json};
+pub use schedule::{
+    ActiveHours, CronSettings, CronWebhookSettings, HeartbeatSettings, HeartbeatTarget, duration_ms,
+};
 pub use schema::options_schema;
 pub use secret::Secret;
 pub use settings::*;

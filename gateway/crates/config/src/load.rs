@@ -331,6 +331,7 @@ impl Resolver<'_> {
             session: session(&o.session),
             channels: Vec::new(),
             boot: boot(&o.boot),
+            cron: self.cron("", MAIN_TENANT, &o.cron),
         };
         let main = self.with_channels(main, "", &o.channels);
         tenants.insert(MAIN_TENANT.to_owned(), main);
@@ -360,6 +361,7 @@ impl Resolver<'_> {
                 session: session(&t.session),
                 channels: Vec::new(),
                 boot: boot(&t.boot),
+                cron: self.cron(&path, slug, &t.cron),
             };
             let tenant = self.with_channels(tenant, &path, &t.channels);
             tenants.insert(slug.clone(), tenant);
@@ -662,10 +664,12 @@ impl Resolver<'_> {
                 }
                 AgentBackend::Echo
             };
+            let heartbeat = self.heartbeat(&path, &o.heartbeat, &backend);
             entries.insert(
                 (*id).to_owned(),
                 AgentSettings {
                     id: (*id).to_owned(),
+                    heartbeat,
                     backend,
                     system_prompt: o.system_prompt.clone().filter(|s| !s.is_empty()),
                     tools: o.tools.clone(),
@@ -900,7 +904,7 @@ impl Resolver<'_> {
 
     // ---- secrets ----
 
-    fn secret(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
+    pub(crate) fn secret(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
         match written {
             SecretRef::Env(r) => self.env_secret(path, &r.env),
             SecretRef::File(r) => {

@@ -7,6 +7,8 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+use crate::schedule::{CronOptions, HeartbeatOptions};
+
 /// The whole file. The top level describes the tenant `main`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -21,6 +23,8 @@ pub struct Options {
     pub channels: BTreeMap<String, ChannelOptions>,
     /// Boot scripts of the tenant `main`.
     pub boot: BootOptions,
+    /// Schedules of the tenant `main`.
+    pub cron: CronOptions,
     /// Where plugins are found.
     pub plugins: PluginsOptions,
     /// What is logged and how.
@@ -179,6 +183,8 @@ pub struct AgentOptions {
     pub idle_timeout_ms: Option<u64>,
     /// Built-in tools that it may call.
     pub tools: Vec<String>,
+    /// When it looks by itself whether something is due.
+    pub heartbeat: HeartbeatOptions,
 }
 
 /// Written agent backend.
@@ -380,6 +386,8 @@ pub struct TenantOptions {
     pub channels: BTreeMap<String, ChannelOptions>,
     /// Its boot scripts.
     pub boot: BootOptions,
+    /// Its schedules.
+    pub cron: CronOptions,
 }
 
 /// Where a secret comes from.

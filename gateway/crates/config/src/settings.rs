@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use gateway_protocol::CertPin;
 
 use crate::Secret;
+use crate::schedule::{CronSettings, HeartbeatSettings};
 
 /// Slug of the tenant that the top level of the file describes.
 pub const MAIN_TENANT: &str = "main";
@@ -58,6 +59,8 @@ impl Settings {
             for account in &tenant.channels {
                 all.extend(account.secrets.values());
             }
+            all.extend(tenant.cron.webhook.token.iter());
+            all.extend(tenant.cron.webhook.secrets.values());
         }
         all
     }
@@ -210,6 +213,8 @@ pub struct TenantSettings {
     pub channels: Vec<AccountSettings>,
     /// Boot scripts, sorted by id.
     pub boot: Vec<BootScriptSettings>,
+    /// Schedules.
+    pub cron: CronSettings,
 }
 
 /// How operators of a tenant prove themselves.
@@ -276,6 +281,8 @@ pub struct AgentSettings {
     pub system_prompt: Option<String>,
     /// Names of built-in tools that it may call. Empty: none.
     pub tools: Vec<String>,
+    /// When it looks by itself whether something is due.
+    pub heartbeat: HeartbeatSettings,
 }
 
 /// What answers for an agent.

@@ -1210,3 +1210,71 @@ fn a_client_sees_port_and_credential_without_the_gateways_other_secrets() {
     std::fs::write(&report.config_path, "{ gatway: {} }").unwrap();
     assert!(client_view(&request(dir.path()), "main", ClientWants::PlaceAndCredential).is_err());
 }
+
+#[test]
+fn schedules_and_heartbeats_are_checked() {
+    let openai = r#"backend: "openai", baseUrl: "http://h/v1", model: "m""#;
+    let settings = try_load(&format!(
+        "{{ agents: {{ entries: {{ main: {{ {openai} }}, echo: {{}} }} }} }}"
+    ))
+    .unwrap();
+    let agents = &settings.main().agents.entries;
+    assert_eq!(
+        agents["main"].heartbeat.every_ms,
+        30 * 60_000,
+        "a model looks by itself"
+    );
+    assert_eq!(
+        agents["echo"].heartbeat.every_ms, 0,
+        "an echo would only repeat the question"
+    );
+    assert_eq!(agents["main"].heartbeat.target, HeartbeatTarget::Owner);
+    assert!(settings.main().cron.enabled && settings.main().cron.webhook.allow.is_empty());
+    let beat = |text: &str| {
+        format!("{{ agents: {{ entries: {{ main: {{ heartbeat: {{ {text} }} }} }} }} }}")
+    };
+    let settings = try_load(&beat(
+        r#"every: "1h30m", target: "telegram", to: "direct:7", activeHours: { start: "22:00", end: "06:00", timezone: "Europe/Berlin" }"#,
+    ))
+    .unwrap();
+    let heartbeat = &settings.main().agents.entries["main"].heartbeat;
+    assert_eq!(heartbeat.every_ms, 5_400_000);
+    assert!(heartbeat.active_hours.as_ref().unwrap().contains(23 * 60));
+    assert!(
+        matches!(&heartbeat.target, HeartbeatTarget::Channel { kind, to, .. } if kind == "telegram" && to == "direct:7")
+    );
+    for (text, parts) in [
+        (
+            r#"every: "often""#,
+            ["heartbeat.every", "not a length of time"],
+        ),
+        (r#"every: "5s""#, ["heartbeat.every", "from 30s to 31d"]),
+        (
+            r#"target: "telegram""#,
+            ["heartbeat.target", "a channel needs a conversation"],
+        ),
+        (r#"to: "direct:7""#, ["heartbeat.to", "only with a channel"]),
+        (
+            r#"activeHours: { start: "25:00" }"#,
+            ["heartbeat.activeHours", "not a time of day"],
+        ),
+        (
+            r#"activeHours: { start: "08:00", end: "08:00" }"#,
+            ["heartbeat.activeHours", "the same"],
+        ),
+        (
+            r#"activeHours: { timezone: "Mars/Olympus" }"#,
+            ["heartbeat.activeHours.timezone", "not a time zone"],
+        ),
+    ] {
+        check_refusal(&beat(text), &parts);
+    }
+    check_refusal(
+        r#"{ cron: { webhook: { allow: ["example.org"] } } }"#,
+        &["cron.webhook.allow[0]", "not a URL pattern"],
+    );
+    check_refusal(
+        r#"{ tenants: { acme: { auth: { token: "k3Jd92mXq8Zr1Vt5Nc7LyWpE0aBsZZ" }, cron: { webhook: { secrets: { ci: { store: "ci" } } } } } } }"#,
+        &["tenants.acme.cron.webhook.secrets.ci"],
+    );
+}

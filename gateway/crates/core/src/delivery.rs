@@ -26,6 +26,10 @@ pub struct ReplyTarget {
     /// Trace id of the message that is answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// Nobody asked: an answer that says that there is nothing to say is not sent, and none is shown before it is whole.
+    /// The number is that of [`crate::cron::is_silent`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<usize>,
 }
 
 /// What the channel side offers to runs. Set once per tenant, before the first run.

@@ -19,7 +19,7 @@ use crate::hub::Routing;
 use crate::tenant::Tenant;
 
 /// Label of the place where sessions are kept; never a path.
-const STORE_LABEL: &str = "store";
+pub(crate) const STORE_LABEL: &str = "store";
 
 struct Cached {
     version: u64,
@@ -177,6 +177,10 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
         channel_order: channels.keys().cloned().collect(),
         channel_labels: channels.keys().map(|k| (k.clone(), k.clone())).collect(),
         channels,
+        heartbeat_seconds: crate::cron::heartbeat::shown(tenant, agents.default_id())
+            .every_ms
+            .unwrap_or(0)
+            / 1_000,
         default_agent_id: agents.default_id().to_owned(),
         agents: agents
             .ids()
@@ -184,12 +188,22 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
                 agent_id: id.to_owned(),
                 is_default: id == agents.default_id(),
                 sessions: sessions_health(tenant, Some(id), now),
-                ..AgentHealth::default()
+                heartbeat: crate::cron::heartbeat::shown(tenant, id),
             })
             .collect(),
         sessions: sessions_health(tenant, None, now),
         tls: tenant.shared().process_health.tls(),
         ..HealthSnapshot::default()
+    }
+}
+
+fn heartbeat(tenant: &Tenant, agent: &str) -> StatusHeartbeatAgent {
+    let shown = crate::cron::heartbeat::shown(tenant, agent);
+    StatusHeartbeatAgent {
+        agent_id: String::new(),
+        enabled: shown.enabled,
+        every: shown.every,
+        every_ms: shown.every_ms,
     }
 }
 
@@ -219,7 +233,7 @@ fn status(tenant: &Tenant) -> StatusResult {
                 .ids()
                 .map(|id| StatusHeartbeatAgent {
                     agent_id: id.to_owned(),
-                    ..StatusHeartbeatAgent::default()
+                    ..heartbeat(tenant, id)
                 })
                 .collect(),
         },

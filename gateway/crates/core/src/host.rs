@@ -677,6 +677,13 @@ fn secrets_of(settings: &gateway_config::TenantSettings) -> Vec<String> {
     for account in &settings.channels {
         out.extend(account.secrets.values().map(|s| s.expose().to_owned()));
     }
+    let hook = &settings.cron.webhook;
+    out.extend(
+        hook.token
+            .iter()
+            .chain(hook.secrets.values())
+            .map(|s| s.expose().to_owned()),
+    );
     out
 }
 

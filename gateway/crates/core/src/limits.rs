@@ -46,6 +46,13 @@ pub const AGENT_WAIT_MAX_MS: u64 = 3_600_000;
 /// Streaming deltas are sent to a channel as one revision per this many ms.
 pub const REPLY_REVISION_INTERVAL_MS: u64 = 700;
 
+/// Heartbeats and wakes of one agent within [`HEARTBEAT_WINDOW_MS`]; further texts wait.
+pub const HEARTBEATS_PER_WINDOW_MAX: usize = 5;
+/// Window in which they count, in ms.
+pub const HEARTBEAT_WINDOW_MS: i64 = 60_000;
+/// Shortest time between a heartbeat and the next planned one, in ms.
+pub const HEARTBEAT_GAP_MIN_MS: i64 = 30_000;
+
 /// Page of `sessions.list` without a limit.
 pub const SESSIONS_LIST_DEFAULT: usize = 100;
 /// Longest page of `sessions.list`.

@@ -45,7 +45,7 @@ pub(crate) fn channel_plugins(
     given
 }
 
-/// Starts channels, runs boot scripts, then says ready. Runs beside the listener: clients are told to wait until it is over.
+/// Starts channels and schedules, runs boot scripts, then says ready. Runs beside the listener: clients are told to wait until it is over.
 pub(crate) async fn boot(host: &Arc<Host>) {
     let host = host.clone();
     let stop = host.stop_token().clone();
@@ -54,6 +54,9 @@ pub(crate) async fn boot(host: &Arc<Host>) {
             if let Some(channels) = tenant.channels() {
                 channels.start_all().await;
             }
+        }
+        for tenant in host.tenants() {
+            crate::cron::start(tenant).await;
         }
         for tenant in host.tenants() {
             if let Err(why) = crate::boot::run_all(&host, tenant).await {

@@ -74,6 +74,7 @@ pub struct Tenant {
     delivery: OnceLock<Arc<dyn Delivery>>,
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
+    cron: Arc<crate::cron::Cron>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -114,6 +115,7 @@ impl Tenant {
             delivery: OnceLock::new(),
             control: OnceLock::new(),
             channels: OnceLock::new(),
+            cron: Arc::default(),
             stop,
             tasks: TaskTracker::new(),
             db,
@@ -244,6 +246,11 @@ impl Tenant {
 
     pub(crate) fn delivery(&self) -> Option<&Arc<dyn Delivery>> {
         self.delivery.get()
+    }
+
+    /// Its schedules.
+    pub(crate) fn cron(&self) -> &Arc<crate::cron::Cron> {
+        &self.cron
     }
 
     /// Cancelled when the tenant stops.

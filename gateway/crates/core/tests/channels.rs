@@ -884,3 +884,307 @@ async fn a_stranger_who_waits_for_a_reply_gets_the_code_as_the_reply() {
     assert_eq!(rig.runs_ended(), 0);
     rig.stop().await;
 }
+
+impl Rig {
+    async fn ask(&self, method: &str, params: Value) -> Value {
+        let raw = serde_json::value::to_raw_value(&params).unwrap();
+        let caller = gateway_core::Caller::internal("test", gateway_protocol::ScopeSet::ALL, None);
+        let cx = gateway_core::Cx::new(self.tenant().clone(), Arc::new(caller));
+        let bytes = gateway_core::dispatch(&self.host, cx, method, Some(&raw), false)
+            .wait()
+            .await
+            .unwrap_or_else(|error| panic!("{method}: {error:?}"));
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    /// Makes a job and runs it to its end; gives its row in the log.
+    async fn run_job(&self, message: &str, delivery: Value) -> Value {
+        let job = self
+            .ask(
+                "cron.add",
+                json!({"name": "job", "schedule": {"kind": "cron", "expr": "0 3 * * *"}, "sessionTarget": "isolated", "wakeMode": "now",
+                       "payload": {"kind": "agentTurn", "message": message}, "delivery": delivery}),
+            )
+            .await;
+        self.run_to_end(job["id"].as_str().unwrap()).await
+    }
+
+    async fn run_to_end(&self, id: &str) -> Value {
+        let run = self.ask("cron.run", json!({"id": id})).await;
+        for _ in 0..2_000 {
+            let page = self.ask("cron.runs", json!({"runId": run["runId"]})).await;
+            if let Some(entry) = page["entries"].get(0) {
+                return entry.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{run} does not end");
+    }
+}
+
+/// The outcome of a job goes to the conversation that it names, or to the one used last, and nowhere if there is nothing to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_announces_its_outcome() {
+    let dir = dir();
+    let rig = Rig::start(dir.path(), OPEN).await;
+    let nobody = rig.run_job("to whom?", json!({"mode": "announce"})).await;
+    assert_eq!(nobody["status"], "ok");
+    assert_eq!(nobody["deliveryStatus"], "not-delivered");
+    assert!(
+        nobody["deliveryError"]
+            .as_str()
+            .unwrap()
+            .contains("no conversation yet"),
+        "{nobody}"
+    );
+    rig.run_job(
+        "good morning",
+        json!({"mode": "announce", "channel": "double", "to": "group:g1"}),
+    )
+    .await;
+    let rows = rig.settled(1, OutboxState::Sent).await;
+    assert_eq!(rows.len(), 1);
+    let first = rig.wire.sent.lock()[0].clone();
+    assert_eq!(
+        (first.conversation.id.as_str(), first.conversation.kind),
+        ("g1", PeerKind::Group)
+    );
+    assert!(first.text.contains("good morning"));
+    let log = rig
+        .ask("cron.runs", json!({"deliveryStatus": "delivered"}))
+        .await;
+    assert_eq!(log["total"], 1, "{log}");
+    assert_eq!(
+        log["entries"][0]["delivery"]["intended"]["channel"],
+        "double"
+    );
+    rig.post(json!({"id": "m1", "from": "u1", "text": "hello"}))
+        .await;
+    rig.settled(2, OutboxState::Sent).await;
+    rig.run_job("for you", json!({"mode": "announce", "channel": "last"}))
+        .await;
+    rig.settled(3, OutboxState::Sent).await;
+    let last = rig.wire.sent.lock()[2].clone();
+    assert_eq!(
+        (last.conversation.id.as_str(), last.conversation.kind),
+        ("u1", PeerKind::Direct)
+    );
+    rig.stop().await;
+}
+
+/// `owner` is who was let in, not whoever wrote last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_tells_its_owner() {
+    let dir = dir();
+    let rig = Rig::start(dir.path(), r#"dmPolicy: "open", allowFrom: ["u1"]"#).await;
+    for (id, from) in [("m1", "u1"), ("m2", "stranger")] {
+        rig.post(json!({"id": id, "from": from, "text": "hello"}))
+            .await;
+    }
+    rig.settled(2, OutboxState::Sent).await;
+    rig.ask("wake", json!({"mode": "now", "text": "mail came"}))
+        .await;
+    rig.settled(3, OutboxState::Sent).await;
+    let told = rig.wire.sent.lock()[2].clone();
+    assert_eq!(told.conversation.id, "u1");
+    let last = rig.ask("last-heartbeat", json!({})).await;
+    assert_eq!(
+        (last["status"].as_str(), last["channel"].as_str()),
+        (Some("sent"), Some("double"))
+    );
+    rig.stop().await;
+}
+
+/// A small HTTP server: what it was sent, and what it answers.
+struct Hook {
+    addr: std::net::SocketAddr,
+    seen: Arc<Mutex<Vec<(String, Value)>>>,
+    answers: Arc<Mutex<VecDeque<u16>>>,
+}
+
+impl Hook {
+    async fn start() -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (seen, answers) = (
+            Arc::<Mutex<Vec<_>>>::default(),
+            Arc::<Mutex<VecDeque<u16>>>::default(),
+        );
+        let (put, take) = (seen.clone(), answers.clone());
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let (put, take) = (put.clone(), take.clone());
+                tokio::spawn(async move {
+                    let mut bytes = Vec::new();
+                    loop {
+                        let mut piece = [0; 4096];
+                        let n = socket.read(&mut piece).await.unwrap_or(0);
+                        bytes.extend_from_slice(&piece[..n]);
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        let whole = text.split_once("\r\n\r\n").filter(|(head, body)| {
+                            let head = head.to_ascii_lowercase();
+                            let length = head
+                                .split("content-length: ")
+                                .nth(1)
+                                .and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
+                            length == Some(body.len())
+                        });
+                        if let Some((head, body)) = whole {
+                            put.lock()
+                                .push((head.to_owned(), serde_json::from_str(body).unwrap()));
+                            break;
+                        }
+                        if n == 0 {
+                            return;
+                        }
+                    }
+                    let status = take.lock().pop_front().unwrap_or(200);
+                    let answer = format!(
+                        "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    );
+                    let _ = socket.write_all(answer.as_bytes()).await;
+                });
+            }
+        });
+        Self {
+            addr,
+            seen,
+            answers,
+        }
+    }
+}
+
+/// Requests of jobs go only where the configuration allows, once, with their secret; outcomes are tried again with the same key.
+/// Covers: B2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_post_where_the_configuration_allows() {
+    let hook = Hook::start().await;
+    let dir = dir();
+    let text = format!(
+        r#"{{
+          gateway: {{ auth: {{ mode: "token", token: "0123456789abcdef0123456789abcdef" }} }},
+          cron: {{ webhook: {{ allow: ["http://{addr}/cron/*"], allowPrivate: true, token: "delivery-canary-4711-x",
+            secrets: {{ ci: "payload-canary-0815-y" }} }} }},
+        }}"#,
+        addr = hook.addr
+    );
+    let request = LoadRequest {
+        state_dir: dir.path().to_owned(),
+        config_path: None,
+        overrides: Default::default(),
+        env: &|_| None,
+    };
+    let settings =
+        gateway_config::load_text(&text, &request, dir.path().join("gateway.json5")).unwrap();
+    let mut options = HostOptions::new(dir.path(), settings);
+    options.sync = SyncMode::Off;
+    options.guests = false;
+    let host = Host::start(options).await.unwrap();
+    host.ready().wait_for(|ready| *ready).await.unwrap();
+    let rig = Rig {
+        host,
+        wire: Arc::default(),
+    };
+    let url = format!("http://{}/cron/build", hook.addr);
+    let job = rig
+        .ask(
+            "cron.add",
+            json!({"name": "build", "schedule": {"kind": "every", "everyMs": 3_600_000}, "sessionTarget": "isolated", "wakeMode": "now",
+                   "payload": {"kind": "webhook", "url": url, "text": "go", "secret": "ci"}}),
+        )
+        .await;
+    let id = job["id"].as_str().unwrap();
+    let run = rig.run_to_end(id).await;
+    assert_eq!(run["status"], "ok", "{run}");
+    {
+        let seen = hook.seen.lock();
+        assert_eq!(seen.len(), 1);
+        let (head, body) = &seen[0];
+        assert!(head.starts_with("POST /cron/build HTTP/1.1"), "{head}");
+        assert!(head.contains("Bearer payload-canary-0815-y"), "{head}");
+        assert!(head.contains(run["runId"].as_str().unwrap()), "{head}");
+        assert_eq!(
+            (body["text"].as_str(), body["jobName"].as_str()),
+            (Some("go"), Some("build"))
+        );
+    }
+    hook.answers.lock().push_back(500);
+    let run = rig.run_to_end(id).await;
+    assert_eq!(run["status"], "error");
+    assert!(run["error"].as_str().unwrap().contains("500"), "{run}");
+    assert_eq!(hook.seen.lock().len(), 2, "a payload is sent once");
+    // An outcome: refused for good at once, tried again after a 5xx.
+    let other = format!("http://{}/elsewhere", hook.addr);
+    let raw =
+        serde_json::value::to_raw_value(&json!({"id": id, "patch": {"payload": {"url": other}}}))
+            .unwrap();
+    let caller = gateway_core::Caller::internal("test", gateway_protocol::ScopeSet::ALL, None);
+    let cx = gateway_core::Cx::new(rig.tenant().clone(), Arc::new(caller));
+    let error = gateway_core::dispatch(&rig.host, cx, "cron.update", Some(&raw), false)
+        .wait()
+        .await
+        .unwrap_err();
+    assert!(
+        error.message.contains("cron.webhook.allow"),
+        "{}",
+        error.message
+    );
+    hook.answers.lock().push_back(404);
+    rig.run_job("outcome", json!({"mode": "webhook", "to": url}))
+        .await;
+    hook.answers.lock().push_back(503);
+    let again = rig
+        .run_job("outcome again", json!({"mode": "webhook", "to": url}))
+        .await;
+    let find = |text: &'static str| {
+        let seen = hook.seen.clone();
+        move || -> Vec<(String, Value)> {
+            seen.lock()
+                .iter()
+                .filter(|(_, body)| body["summary"].as_str().is_some_and(|s| s.ends_with(text)))
+                .cloned()
+                .collect()
+        }
+    };
+    for _ in 0..2_000 {
+        if find("outcome again")().len() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let twice = find("outcome again")();
+    assert_eq!(twice.len(), 2, "tried again after a pause");
+    for (head, body) in &twice {
+        assert!(head.contains("Bearer delivery-canary-4711-x"), "{head}");
+        assert!(
+            head.contains(again["runId"].as_str().unwrap()),
+            "the same key"
+        );
+        assert_eq!(body["status"], "ok");
+    }
+    assert_eq!(find("outcome")().len(), 1, "404 is final");
+    for (status, count) in [("delivered", 1), ("not-delivered", 1)] {
+        for _ in 0..500 {
+            let page = rig
+                .ask("cron.runs", json!({"deliveryStatus": status}))
+                .await;
+            if page["total"] == count {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let page = rig
+            .ask("cron.runs", json!({"deliveryStatus": status}))
+            .await;
+        assert_eq!(page["total"], count, "{page}");
+    }
+    // The secrets are in no answer and in no log.
+    let mut shown = String::new();
+    for method in ["cron.list", "cron.runs", "config.get", "logs.tail"] {
+        shown.push_str(&rig.ask(method, json!({})).await.to_string());
+    }
+    assert!(!shown.contains("canary-4711") && !shown.contains("canary-0815"));
+    rig.stop().await;
+}

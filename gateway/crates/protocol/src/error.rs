@@ -98,6 +98,7 @@ error_table! {
     CapabilityDenied, "CAPABILITY_DENIED", details, Forbidden, 403, -32003, final, "A guest or boot script asked for something that its grant does not include.";
     NotFound, "NOT_FOUND", details, InvalidRequest, 404, -32004, final, "There is no such object for this caller. Objects of other tenants are reported the same way.";
     UnknownAgent, "UNKNOWN_AGENT_ID", details, InvalidRequest, 404, -32004, final, "There is no agent of this id; `agentId` repeats it.";
+    CronJobNotFound, "CRON_JOB_NOT_FOUND", details, InvalidRequest, 404, -32004, final, "There is no such job for this caller; `jobId` repeats the id.";
     Conflict, "CONFLICT", details, InvalidRequest, 409, -32009, final, "The object changed, or already exists.";
     IdempotencyConflict, "IDEMPOTENCY_CONFLICT", details, InvalidRequest, 409, -32009, final, "The idempotency key was used before with other parameters.";
     SessionChanged, "SESSION_CHANGED", details, InvalidRequest, 409, -32009, final, "The session is not the one that the caller expected.";

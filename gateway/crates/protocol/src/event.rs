@@ -7,6 +7,8 @@ use serde_json::Value;
 use crate::content::ChatMessage;
 use crate::error::DetailCode;
 use crate::method::ConnRole;
+use crate::methods::cron::CronEventPayload;
+use crate::methods::heartbeat::HeartbeatPayload;
 use crate::methods::sessions::SessionRow;
 use crate::methods::system::{HealthSnapshot, PresenceEntry};
 use crate::scope::{Scope, ScopeSet};
@@ -95,8 +97,12 @@ events! {
     Chat = "chat", Audience::Scope(Scope::Read), keep, ChatEvent;
     /// First frame of a v4 socket: the nonce that a device identity signs.
     ConnectChallenge = "connect.challenge", Audience::Targeted, keep, ChallengePayload;
+    /// A job was made, changed, deleted, began or ended.
+    Cron = "cron", Audience::Scope(Scope::Read), keep, CronEventPayload;
     /// A new health snapshot.
     Health = "health", Audience::Any, skip, HealthSnapshot;
+    /// A heartbeat ran or was skipped.
+    Heartbeat = "heartbeat", Audience::Scope(Scope::Read), keep, HeartbeatPayload;
     /// Who is connected.
     Presence = "presence", Audience::Scope(Scope::Read), skip, PresencePayload;
     /// A row was added to a session's history.

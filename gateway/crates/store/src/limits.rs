@@ -52,3 +52,19 @@ pub const IDEMPOTENCY_TTL_MS: i64 = 24 * 3_600_000;
 pub const MAX_EVENTS_KEPT: i64 = 100_000;
 /// Rows that one call of a prune function removes at the most, so that a prune never holds the writer for long.
 pub const MAX_PRUNED_ROWS: i64 = 5_000;
+/// Jobs of a tenant, those of the gateway not counted.
+pub const MAX_CRON_JOBS_PER_TENANT: i64 = 500;
+/// Bytes of what is written about one job (JSON).
+pub const MAX_CRON_SPEC_BYTES: usize = 160 * 1024;
+/// Bytes of any text in the log of runs.
+pub const MAX_CRON_LOG_TEXT_BYTES: usize = 8 * 1024;
+/// Runs of one job that the log keeps.
+pub const CRON_RUNS_KEPT_PER_JOB_ROWS: i64 = 200;
+/// Runs of all jobs, deleted ones too, that the log of a tenant keeps.
+pub const CRON_RUNS_KEPT_PER_TENANT_ROWS: i64 = 10_000;
+/// Rows of the log that one commit removes at the most.
+pub const MAX_PRUNED_CRON_RUNS: i64 = 50;
+/// System events that wait in one session; the oldest makes room.
+pub const MAX_SYSTEM_EVENTS_PER_SESSION: i64 = 50;
+/// Bytes of one system event.
+pub const MAX_SYSTEM_EVENT_BYTES: usize = 64 * 1024;

@@ -11,7 +11,10 @@ pub(crate) const HOST_APPLICATION_ID: i64 = 0x6777_686f;
 /// SQLite before this version can lose committed data (WAL reset race).
 const MIN_SQLITE: i32 = 3_051_003;
 
-const TENANT: &[M<'static>] = &[M::up(include_str!("../migrations/0001_tenant.sql"))];
+const TENANT: &[M<'static>] = &[
+    M::up(include_str!("../migrations/0001_tenant.sql")),
+    M::up(include_str!("../migrations/0002_cron.sql")),
+];
 const HOST: &[M<'static>] = &[M::up(include_str!("../migrations/0001_host.sql"))];
 
 /// Which set of migrations a file takes.

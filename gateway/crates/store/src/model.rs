@@ -581,3 +581,152 @@ pub struct BootRow {
     /// What it logged.
     pub log: Option<String>,
 }
+
+/// A job that comes due by itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CronJobRow {
+    /// Job id, given by the caller.
+    pub id: String,
+    /// Agent that it is about.
+    pub agent_id: String,
+    /// Name.
+    pub name: String,
+    /// What the gateway made it for (`heartbeat`); `None` for jobs of the tenant.
+    pub system: Option<String>,
+    /// Whether it comes due.
+    pub enabled: bool,
+    /// What is written about it (JSON, in the words of `core`).
+    pub spec_json: String,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it last changed.
+    pub updated_at: i64,
+    /// When it comes due.
+    pub next_at: Option<i64>,
+    /// Occurrences up to this one are over.
+    pub done_through: i64,
+    /// When its last run began.
+    pub last_run_at: Option<i64>,
+    /// `ok`, `error`, `skipped`.
+    pub last_status: Option<String>,
+    /// Why it failed or was skipped.
+    pub last_error: Option<String>,
+    /// How long it took.
+    pub last_duration_ms: Option<i64>,
+    /// Failures in a row.
+    pub consecutive_errors: i64,
+    /// Skipped occurrences in a row.
+    pub consecutive_skipped: i64,
+    /// Why the gateway switched it off (JSON).
+    pub auto_disabled_json: Option<String>,
+    /// Since when a run of it goes on; answered by reads only.
+    pub running_at: Option<i64>,
+}
+
+/// One run of a job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CronRunRow {
+    /// Number, growing.
+    pub seq: i64,
+    /// Run id, given by the caller; the agent's run has the same.
+    pub run_id: String,
+    /// The job.
+    pub job_id: String,
+    /// Its name at that time.
+    pub job_name: String,
+    /// Its agent.
+    pub agent_id: String,
+    /// Kind of its payload.
+    pub kind: String,
+    /// When it was due.
+    pub occurrence: i64,
+    /// 0 for the schedule, else the number of the request of that millisecond.
+    pub manual: i64,
+    /// Whether it is over.
+    pub ended: bool,
+    /// Epoch of the process that claimed it.
+    pub owner_epoch: i64,
+    /// When it was claimed.
+    pub claimed_at: i64,
+    /// When it ended.
+    pub ended_at: Option<i64>,
+    /// `ok`, `error`, `skipped`.
+    pub status: Option<String>,
+    /// Why it failed or was skipped.
+    pub error: Option<String>,
+    /// Begin of the answer.
+    pub summary: Option<String>,
+    /// Session of the agent's run.
+    pub session_key: Option<String>,
+    /// Transcript of it.
+    pub session_id: Option<String>,
+    /// When the job comes due after it.
+    pub next_at: Option<i64>,
+    /// Provider, model and tokens (JSON).
+    pub usage_json: Option<String>,
+    /// Where the outcome goes (JSON).
+    pub delivery_json: Option<String>,
+    /// `outbox`, `pending`, `delivered`, `failed`; `None`: nowhere.
+    pub delivery_state: Option<String>,
+    /// Tries so far.
+    pub delivery_attempts: i64,
+    /// Not before this time.
+    pub delivery_next_at: Option<i64>,
+    /// Why the last try failed.
+    pub delivery_error: Option<String>,
+    /// `delivered`, `not-delivered`, `unknown` or `not-requested`, the outbox asked; answered by reads only.
+    pub delivery_status: String,
+}
+
+/// Which runs `cron_runs` returns.
+#[derive(Debug, Clone, Default)]
+pub struct CronRunQuery {
+    /// Only this job.
+    pub job_id: Option<String>,
+    /// Only jobs of this agent.
+    pub agent_id: Option<String>,
+    /// Only this run.
+    pub run_id: Option<String>,
+    /// Only with one of these outcomes; empty: all.
+    pub statuses: Vec<String>,
+    /// Only with one of these states of delivery; empty: all.
+    pub delivery_statuses: Vec<String>,
+    /// Only where summary, error or job name contain this text.
+    pub search: Option<String>,
+    /// Oldest first.
+    pub ascending: bool,
+    /// Rows of the page.
+    pub limit: i64,
+    /// Rows to skip.
+    pub offset: i64,
+}
+
+/// How a run of a job ended.
+#[derive(Debug, Clone, Default)]
+pub struct CronRunEnd {
+    /// `ok`, `error`, `skipped`.
+    pub status: String,
+    /// Why it failed or was skipped.
+    pub error: Option<String>,
+    /// Begin of the answer.
+    pub summary: Option<String>,
+    /// When the job comes due after it.
+    pub next_at: Option<i64>,
+    /// Provider, model and tokens (JSON).
+    pub usage_json: Option<String>,
+    /// See [`CronRunRow::delivery_state`].
+    pub delivery_state: Option<String>,
+    /// Why nothing is delivered.
+    pub delivery_error: Option<String>,
+}
+
+/// A text that waits for the next message of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemEventRow {
+    /// Row id.
+    pub id: i64,
+    /// The text.
+    pub text: String,
+    /// When it came.
+    pub created_at: i64,
+}

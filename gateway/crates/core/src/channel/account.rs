@@ -157,11 +157,11 @@ impl Account {
         KvSpace::new(self.kind(), self.id())
     }
 
-    pub(super) fn kind(&self) -> &str {
+    pub(crate) fn kind(&self) -> &str {
         &self.settings.kind
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.settings.account
     }
 

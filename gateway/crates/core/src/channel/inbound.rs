@@ -209,6 +209,7 @@ fn prepare(
         reply_to: (message.conversation.kind != PeerKind::Direct)
             .then(|| message.platform_message_id.clone()),
         trace: Some(trace.to_owned()),
+        quiet: None,
     });
     run.profile = SessionProfile {
         label: None,

@@ -16,6 +16,7 @@ use gateway_wasm::{AccountStatus, Peer, PeerKind, Receipt};
 
 use super::limits::{OUTBOX_TTL_MS, PAIRING_PENDING_MAX, PAIRING_TTL_MS};
 use super::{Account, Channels};
+use crate::cron::schedule::rfc3339;
 use crate::delivery::{ChannelControl, ControlResult};
 use crate::rpc::error::store as store_error;
 use crate::tenant::Tenant;
@@ -475,7 +476,7 @@ fn target<'a>(
 }
 
 /// `direct:ID`, `group:ID`, `channel:ID`; without a prefix it is a direct conversation.
-fn peer(to: &str, thread: Option<String>) -> Peer {
+pub(crate) fn peer(to: &str, thread: Option<String>) -> Peer {
     let (kind, id) = match to.split_once(':') {
         Some(("direct", id)) => (PeerKind::Direct, id),
         Some(("group", id)) => (PeerKind::Group, id),
@@ -549,48 +550,9 @@ fn item(row: OutboxRow) -> OutboxItem {
     }
 }
 
-/// Unix milliseconds as RFC 3339 in UTC.
-fn rfc3339(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    // Civil date from days since 1970-01-01, in eras of 400 years that begin in March.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second, milli) = (
-        rest / 3_600_000,
-        rest / 60_000 % 60,
-        rest / 1_000 % 60,
-        rest % 1_000,
-    );
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timestamps() {
-        for (ms, expect) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_795_359_600_123, "2026-11-22T15:00:00.123Z"),
-            (-1, "1969-12-31T23:59:59.999Z"),
-        ] {
-            assert_eq!(rfc3339(ms), expect);
-        }
-    }
 
     #[test]
     fn targets() {

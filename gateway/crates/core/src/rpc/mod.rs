@@ -10,6 +10,7 @@ mod system;
 
 use gateway_protocol::methods as m;
 
+use crate::cron::rpc as cron;
 use crate::registry::{Registry, RegistryError};
 
 /// Methods that the transport answers itself.
@@ -31,6 +32,18 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on_sync::<m::rpc::RpcSubscribe>(system::subscribe)
         .on_sync::<m::rpc::RpcUnsubscribe>(system::unsubscribe)
         .on_sync::<m::config::ConfigGet>(config::get)
+        .on::<m::cron::CronList>(cron::list)
+        .on::<m::cron::CronStatus>(cron::status)
+        .on::<m::cron::CronGet>(cron::get)
+        .on::<m::cron::CronAdd>(cron::add)
+        .on::<m::cron::CronUpdate>(cron::update)
+        .on::<m::cron::CronRemove>(cron::remove)
+        .on::<m::cron::CronRun>(cron::run)
+        .on::<m::cron::CronRuns>(cron::runs)
+        .on::<m::heartbeat::Wake>(cron::wake)
+        .on::<m::heartbeat::SystemEvent>(cron::system_event)
+        .on::<m::heartbeat::LastHeartbeat>(cron::last_heartbeat)
+        .on::<m::heartbeat::SetHeartbeats>(cron::set_heartbeats)
         .on_sync::<m::agents::AgentsList>(agents::list)
         .on_sync::<m::agents::ModelsList>(agents::models)
         .on::<m::agents::Agent>(agents::agent)

@@ -24,6 +24,8 @@ pub enum Origin {
     Http,
     /// A boot script.
     Boot,
+    /// A job of a schedule, a heartbeat or a wake.
+    Cron,
 }
 
 impl Origin {
@@ -35,6 +37,7 @@ impl Origin {
             Self::Channel => "channel",
             Self::Http => "http",
             Self::Boot => "boot",
+            Self::Cron => "cron",
         }
     }
 }
@@ -272,6 +275,23 @@ fn accept_rows(
                 a.now_ms,
             )?;
         }
+    }
+    for event in w.take_system_events(key)? {
+        w.append_message(
+            &NewMessage {
+                id: format!("{}-e{}", a.message_id, event.id),
+                session_key: key.to_owned(),
+                role: Role::System.as_str().to_owned(),
+                content_json: content_json(&[ContentBlock::text(format!(
+                    "[{}] {}",
+                    crate::cron::schedule::rfc3339(event.created_at),
+                    event.text
+                ))])?,
+                run_id: Some(a.run_id.clone()),
+                ..NewMessage::default()
+            },
+            a.now_ms,
+        )?;
     }
     let message = w.append_message(
         &NewMessage {

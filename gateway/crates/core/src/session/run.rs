@@ -291,7 +291,7 @@ async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreEr
             if session.session_id != session_id {
                 return Ok(None);
             }
-            let mut history = r.history(&key, limit, None, 0)?.items;
+            let mut history = r.conversation(&key, limit)?;
             let input = match input_id {
                 Some(id) => match history.iter().position(|m| m.id == id) {
                     Some(at) => Some(history.remove(at)),
@@ -301,7 +301,10 @@ async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreEr
             };
             if let Some(input) = &input {
                 // Messages that wait behind this one are not part of its conversation yet.
-                history.retain(|m| m.seq < input.seq || m.role != Role::User.as_str());
+                history.retain(|m| {
+                    m.seq < input.seq
+                        || (m.role != Role::User.as_str() && m.role != Role::System.as_str())
+                });
             }
             Ok(Some(Loaded {
                 session,
@@ -447,6 +450,8 @@ struct Recorded {
     session: Option<gateway_store::SessionRow>,
     messages: Vec<MessageRow>,
     answer: Answer,
+    /// The run was that of a job.
+    job: Option<crate::cron::Finished>,
 }
 
 /// What the end of a run left for the channel that asked.
@@ -527,6 +532,9 @@ async fn conclude(
             }
             release(tenant, cell);
             events.end(&outcome, recorded.session.as_ref(), &recorded.messages);
+            if let Some(job) = recorded.job {
+                crate::cron::tell(tenant, job);
+            }
         }
         Err(error) => {
             // The row stays unfinished: the next start takes the run up again. Those who wait are told.
@@ -672,7 +680,7 @@ fn record_rows(
             messages.push(appended.row);
         }
     }
-    w.finish_run(
+    let row = w.finish_run(
         &cell.run_id,
         &RunEnd {
             state: ended.state,
@@ -683,7 +691,12 @@ fn record_rows(
         },
         now,
     )?;
+    let job = match row.origin.as_str() {
+        "cron" => crate::cron::end_in_tx(w, &row, provider, ended.model.as_deref(), now)?,
+        _ => None,
+    };
     let answer = match &cell.reply_to {
+        Some(to) if quiet(to, ended) => Answer::None,
         Some(to) => answer_rows(w, cell, ended, to, terms, now)?,
         None => Answer::None,
     };
@@ -716,6 +729,7 @@ fn record_rows(
         session,
         messages,
         answer,
+        job,
     })
 }
 
@@ -745,6 +759,14 @@ struct Terms {
     ttl_ms: i64,
     /// 0: no limit.
     max_text_bytes: usize,
+}
+
+/// Whether nobody asked and there is nothing to say.
+fn quiet(to: &ReplyTarget, ended: &Ended) -> bool {
+    ended.error.is_none()
+        && to
+            .quiet
+            .is_some_and(|most| crate::cron::is_silent(&ended.text, most))
 }
 
 /// The outbox rows of the answer: one, perhaps begun while the answer grew, and more where it is too long for one message.
@@ -826,7 +848,7 @@ impl<'a> Sink<'a> {
     fn new(tenant: &'a Arc<Tenant>, cell: &'a Arc<RunCell>, events: &'a RunEvents) -> Self {
         let streams = match (tenant.delivery(), &cell.reply_to) {
             (Some(delivery), Some(to)) => {
-                to.hold.is_none() && delivery.streams(&to.kind, &to.account)
+                to.hold.is_none() && to.quiet.is_none() && delivery.streams(&to.kind, &to.account)
             }
             _ => false,
         };

@@ -4,6 +4,7 @@
 mod auth;
 mod authz;
 mod crash;
+mod cron;
 mod events;
 mod flow;
 mod intake;

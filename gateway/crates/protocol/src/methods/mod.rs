@@ -5,6 +5,8 @@ pub mod channels;
 pub mod chat;
 pub mod config;
 pub mod connect;
+pub mod cron;
+pub mod heartbeat;
 pub mod logs;
 pub mod rpc;
 pub mod sessions;
@@ -18,6 +20,8 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     chat::SPECS,
     config::SPECS,
     connect::SPECS,
+    cron::SPECS,
+    heartbeat::SPECS,
     logs::SPECS,
     rpc::SPECS,
     sessions::SPECS,

@@ -141,7 +141,7 @@ pub struct AgentHealth {
     pub sessions: SessionsHealth,
 }
 
-/// A heartbeat setting. This gateway has none: `enabled` is false.
+/// The heartbeat of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {

@@ -6,7 +6,7 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, channels, chat, config, connect, logs, rpc, sessions, system,
+    agents, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -43,6 +43,18 @@ macro_rules! for_all_methods {
         each!(chat::ChatSend);
         each!(config::ConfigGet);
         each!(connect::Connect);
+        each!(cron::CronAdd);
+        each!(cron::CronGet);
+        each!(cron::CronList);
+        each!(cron::CronRemove);
+        each!(cron::CronRun);
+        each!(cron::CronRuns);
+        each!(cron::CronStatus);
+        each!(cron::CronUpdate);
+        each!(heartbeat::LastHeartbeat);
+        each!(heartbeat::SetHeartbeats);
+        each!(heartbeat::SystemEvent);
+        each!(heartbeat::Wake);
         each!(logs::LogsTail);
         each!(rpc::RpcDiscover);
         each!(rpc::RpcSubscribe);
@@ -103,11 +115,11 @@ fn scopes_are_those_of_the_protocol() {
     for spec in method::all() {
         let expected = match spec.name {
             "health" | "rpc.discover" | "rpc.subscribe" | "rpc.unsubscribe" => Access::Any,
-            "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset" => {
-                Access::Operator(Scope::Admin)
-            }
-            "chat.send" | "chat.abort" | "agent" | "agent.wait" | "send" | "sessions.create"
-            | "sessions.delete" => Access::Operator(Scope::Write),
+            "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset"
+            | "cron.add" | "cron.update" | "cron.remove" | "cron.run" | "set-heartbeats"
+            | "system-event" => Access::Operator(Scope::Admin),
+            "chat.send" | "chat.abort" | "agent" | "agent.wait" | "send" | "wake"
+            | "sessions.create" | "sessions.delete" => Access::Operator(Scope::Write),
             "channels.pairing.list" | "channels.pairing.approve" => {
                 Access::Operator(Scope::Pairing)
             }

@@ -61,6 +61,21 @@ impl Read<'_> {
         Ok(page)
     }
 
+    /// The newest messages of the present transcript for an agent, oldest first: without turns that were marked silent.
+    pub fn conversation(&self, key: &str, limit: i64) -> Result<Vec<MessageRow>> {
+        let mut items = self.all(
+            &format!(
+                "SELECT {COLUMNS} FROM messages WHERE session_key = ?1 AND silent = 0
+                   AND session_id = (SELECT session_id FROM sessions WHERE key = ?1 AND deleted = 0)
+                 ORDER BY seq DESC LIMIT ?2"
+            ),
+            params![key, page_limit(limit)],
+            map,
+        )?;
+        items.reverse();
+        Ok(items)
+    }
+
     /// Length of the present transcript; 0 for an unknown session.
     pub fn count_messages(&self, key: &str) -> Result<i64> {
         let n = self.one(
@@ -97,6 +112,14 @@ impl Read<'_> {
 }
 
 impl Write<'_> {
+    /// Keeps the messages of a run out of [`Read::conversation`]. They stay in the history.
+    pub fn silence_run(&mut self, session_key: &str, run_id: &str) -> Result<usize> {
+        self.exec(
+            "UPDATE messages SET silent = 1 WHERE session_key = ?1 AND run_id = ?2",
+            [session_key, run_id],
+        )
+    }
+
     /// Appends to the present transcript and moves the session to the top of the list. With an idempotency key that
     /// the session has seen, nothing is written and the earlier message is answered.
     pub fn append_message(&mut self, m: &NewMessage, now_ms: i64) -> Result<Appended> {

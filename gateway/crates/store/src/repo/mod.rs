@@ -4,6 +4,7 @@ mod access;
 mod accounts;
 pub mod blobs;
 mod boot;
+mod cron;
 mod events;
 mod idempotency;
 mod inbox;
@@ -14,6 +15,7 @@ mod outbox;
 mod runs;
 mod sessions;
 mod submits;
+mod system_events;
 
 use crate::limits::MAX_PAGE_ROWS;
 use crate::{Page, Result};
