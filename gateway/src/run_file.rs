@@ -1,5 +1,6 @@
 //! `run/gateway.json` in the state directory: where the running gateway listens. Written at start, removed at a clean end.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -21,6 +22,9 @@ pub struct RunFile {
     pub url: String,
     /// Version of the gateway.
     pub version: String,
+    /// Values of the configuration that a flag overrides: path → flag.
+    #[serde(default)]
+    pub flags: BTreeMap<String, String>,
 }
 
 fn path(state_dir: &Path) -> PathBuf {
@@ -80,6 +84,7 @@ mod tests {
             address: "127.0.0.1:1".parse().unwrap(),
             url: "http://127.0.0.1:1/".to_owned(),
             version: "0".to_owned(),
+            flags: BTreeMap::new(),
         };
         run.write(dir.path()).unwrap();
         assert_eq!(RunFile::of_running(dir.path()), Some(run.clone()));

@@ -5,6 +5,7 @@ mod call;
 mod channels;
 mod chat;
 mod completion;
+mod config;
 mod health;
 mod outbox;
 pub mod output;
@@ -84,6 +85,9 @@ enum Command {
     /// Boot scripts.
     #[command(subcommand)]
     Boot(boot::Command),
+    /// The configuration file: look, change, check, go back.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -107,6 +111,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Outbox(command) => block_on(outbox::run(global, command)),
         Command::Secret(command) => secret::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
+        Command::Config(command) => config::run(global, command),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -189,6 +194,17 @@ mod tests {
             "gateway outbox list --state unknown",
             "gateway secret set NAME",
             "gateway boot list",
+            "gateway config get",
+            "gateway config get gateway.port --json",
+            "gateway config set logging.level debug",
+            "gateway config unset logging.level",
+            "gateway config edit",
+            "gateway config validate FILE",
+            "gateway config diff 1 file",
+            "gateway config rollback 2",
+            "gateway config history",
+            "gateway config explain gateway.bind",
+            "gateway config schema",
             "gateway completion bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -1,12 +1,13 @@
 //! The gateway that a client command talks to.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_client::{
     ConfiguredGateway, ConnectionSources, Credential, GatewayClient, RequestOptions,
 };
-use gateway_config::{AuthMode, ClientView, LoadRequest, Overrides, client_view};
+use gateway_config::{AuthMode, ClientView, ConfigFile, LoadRequest, Overrides, client_view};
 use gateway_protocol::method::{self, Access};
 use serde_json::Value;
 
@@ -83,7 +84,18 @@ fn look(global: &Global, state_dir: std::path::PathBuf) -> Result<ClientView, Fa
         overrides: Overrides::default(),
         env: &|name| std::env::var(name).ok(),
     };
-    Ok(client_view(&request, &global.tenant)?)
+    client_view(&request, &global.tenant).or_else(|error| {
+        // A broken file does not keep anybody from the gateway that runs with the last good one.
+        let file = ConfigFile::new(
+            request.state_dir.clone(),
+            global.config.clone(),
+            Overrides::default(),
+            Arc::new(|name| std::env::var(name).ok()),
+        );
+        file.last_good()
+            .and_then(|settings| ClientView::of(&settings, &global.tenant))
+            .ok_or_else(|| error.into())
+    })
 }
 
 /// An address to connect to for one that is listened on.

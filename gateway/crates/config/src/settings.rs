@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::Secret;
+use crate::written::Written;
 
 /// Slug of the tenant that the top level of the file describes.
 pub const MAIN_TENANT: &str = "main";
@@ -30,6 +31,8 @@ pub struct Settings {
     pub hash: String,
     /// Things worth telling the operator that do not stop the start (short secrets, loose file modes).
     pub warnings: Vec<String>,
+    /// What was written where, for [`crate::Plan`] and `gateway config explain`.
+    pub written: Written,
 }
 
 impl Settings {

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gateway_protocol::event;
 use gateway_protocol::methods::system::{
-    AgentHealth, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth, StatusAgentSessions,
-    StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult, StatusRuns, StatusSession,
-    StatusSessions,
+    AgentHealth, ConfigReload, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth,
+    StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult,
+    StatusRuns, StatusSession, StatusSessions,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -188,7 +188,19 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
             })
             .collect(),
         sessions: sessions_health(tenant, None, now),
+        config_reload: ConfigReload {
+            hot_reload_status: reload_word(tenant).to_owned(),
+        },
+        config: tenant.shared().configuration.health(tenant.slug()),
         ..HealthSnapshot::default()
+    }
+}
+
+/// Whether edits of the configuration file count without a start.
+fn reload_word(tenant: &Tenant) -> &'static str {
+    match tenant.shared().configuration.status().watching {
+        crate::config::Watching::Off => "disabled",
+        _ => "active",
     }
 }
 
@@ -262,6 +274,7 @@ fn status(tenant: &Tenant) -> StatusResult {
         },
         runs: StatusRuns { active, queued },
         tenant: tenant.slug().to_owned(),
+        config: tenant.shared().configuration.health(tenant.slug()),
         uptime_ms: age(now, tenant.shared().started_ms),
         ..StatusResult::default()
     }

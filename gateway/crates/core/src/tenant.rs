@@ -9,6 +9,7 @@ use gateway_config::TenantSettings;
 use gateway_egress::Egress;
 use gateway_protocol::ids::AgentId;
 use gateway_store::{TenantDb, TenantId};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -46,8 +47,8 @@ pub struct Shared {
     pub plugin_set: Vec<Arc<gateway_wasm::Plugin>>,
     /// The gateway's own key pair's public half.
     pub identity: crate::hello::Identity,
-    /// The configuration without secrets, for `config.get`, by tenant slug.
-    pub config_view: std::collections::BTreeMap<String, crate::rpc::config::ConfigView>,
+    /// The configuration in force, as tenants see it and as it is changed.
+    pub configuration: crate::config::Configuration,
 }
 
 impl std::fmt::Debug for Shared {
@@ -72,6 +73,7 @@ pub struct Tenant {
     delivery: OnceLock<Arc<dyn Delivery>>,
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
+    http_permits: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -112,6 +114,7 @@ impl Tenant {
             delivery: OnceLock::new(),
             control: OnceLock::new(),
             channels: OnceLock::new(),
+            http_permits: crate::channel::http::tenant_permits(),
             stop,
             tasks: TaskTracker::new(),
             db,
@@ -135,6 +138,16 @@ impl Tenant {
     #[must_use]
     pub fn settings(&self) -> Arc<TenantSettings> {
         self.settings.load_full()
+    }
+
+    /// Replaces its settings.
+    pub(crate) fn set_settings(&self, settings: TenantSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Replaces its agents, and gives those from before. Runs that are going on keep theirs.
+    pub(crate) fn set_agents(&self, agents: crate::agents::Agents) -> Arc<crate::agents::Agents> {
+        self.agents.swap(Arc::new(agents))
     }
 
     /// Its store.
@@ -232,6 +245,11 @@ impl Tenant {
 
     pub(crate) fn set_channels(&self, channels: Arc<crate::channel::Channels>) {
         let _ = self.channels.set(channels);
+    }
+
+    /// Requests of its guests that may be under way at the same time.
+    pub(crate) fn http_permits(&self) -> &Arc<Semaphore> {
+        &self.http_permits
     }
 
     /// What the channel methods call, once the channels were set up.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use gateway_core::host::{Host, HostOptions, StartError};
 use gateway_protocol::{Class, method};
 use tokio::{net::TcpListener, sync::watch};
@@ -218,19 +219,7 @@ pub async fn start_gateway_server(
 async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
     let settings = &options.host.settings;
     let gateway = &settings.gateway;
-    let names = Names {
-        hosts: gateway.allowed_hosts.clone(),
-        tenants: settings
-            .tenants
-            .values()
-            .flat_map(|t| {
-                t.hosts
-                    .iter()
-                    .map(|h| (h.to_ascii_lowercase(), t.slug.clone()))
-            })
-            .collect(),
-        origins: gateway.allowed_origins.clone(),
-    };
+    let own_limits = options.limits.is_some();
     let limits = options
         .limits
         .unwrap_or_else(|| ServerLimits::of(&gateway.limits));
@@ -257,8 +246,10 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             .map(|m| m.name)
             .collect()
     };
+    let settings = host.settings();
     let app = Arc::new(App {
-        names,
+        names: ArcSwap::from_pointee((settings.clone(), Names::of(&settings))),
+        own_limits,
         proxies: options.tolerated_proxies,
         budget: budget::Budget::new(
             limits.max_connections,
@@ -280,6 +271,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let with_tls = tls.is_some();
     let timer_stop = CancellationToken::new();
     tokio::spawn(app.timer.clone().run(timer_stop.clone()));
+    tokio::spawn(app.clone().follow_settings());
     let accepting = tokio::spawn(accept::accept(app.clone(), listener, tls));
     let (tell, stopped) = watch::channel(false);
     let shutdown = options.shutdown;
@@ -290,7 +282,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             app.stop.cancel();
             let _ = accepting.await;
             app.host
-                .shutdown(Duration::from_millis(app.limits.drain_timeout_ms))
+                .shutdown(Duration::from_millis(app.drain_timeout_ms()))
                 .await;
             app.timer.stop_all();
             app.tasks.close();

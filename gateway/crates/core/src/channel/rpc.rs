@@ -40,7 +40,7 @@ impl Channels {
                 result.channel_order.push(kind.to_owned());
                 result
                     .channel_labels
-                    .insert(kind.to_owned(), self.label(kind).to_owned());
+                    .insert(kind.to_owned(), self.label(kind));
                 result
                     .channel_default_account_id
                     .insert(kind.to_owned(), account.id().to_owned());
@@ -49,7 +49,7 @@ impl Channels {
                 .channel_accounts
                 .entry(kind.to_owned())
                 .or_default()
-                .push(row(account));
+                .push(row(&account));
         }
         for (kind, rows) in &result.channel_accounts {
             let facts = serde_json::json!({
@@ -85,12 +85,8 @@ impl Channels {
         tenant.health().nudge();
     }
 
-    fn label(&self, kind: &str) -> &str {
-        self.labels.get(kind).map_or("", String::as_str)
-    }
-
     /// The accounts that a request names.
-    fn named(&self, channel: &str, account: Option<&str>) -> Result<Vec<&Arc<Account>>, RpcError> {
+    fn named(&self, channel: &str, account: Option<&str>) -> Result<Vec<Arc<Account>>, RpcError> {
         let account = account.filter(|account| !account.is_empty());
         let found: Vec<_> = self
             .accounts()
@@ -304,7 +300,7 @@ async fn pairing_list(
         })
         .map(|account| PairingAccount {
             channel: account.kind().to_owned(),
-            channel_label: channels.label(account.kind()).to_owned(),
+            channel_label: channels.label(account.kind()),
             account_id: account.id().to_owned(),
             account_label: None,
             notify_supported: false,
@@ -315,7 +311,7 @@ async fn pairing_list(
         .filter(|row| wanted(&row.kind, &row.account))
         .map(|row| PairingRequest {
             request_id: row.code,
-            channel_label: channels.label(&row.kind).to_owned(),
+            channel_label: channels.label(&row.kind),
             channel: row.kind,
             account_id: row.account,
             account_label: None,
@@ -457,7 +453,7 @@ fn target<'a>(
     channels: &'a Channels,
     channel: Option<&str>,
     account: Option<&str>,
-) -> Result<&'a Arc<Account>, RpcError> {
+) -> Result<Arc<Account>, RpcError> {
     let (channel, account) = (
         channel.filter(|text| !text.is_empty()),
         account.filter(|text| !text.is_empty()),
@@ -550,7 +546,8 @@ fn item(row: OutboxRow) -> OutboxItem {
 }
 
 /// Unix milliseconds as RFC 3339 in UTC.
-fn rfc3339(ms: i64) -> String {
+#[must_use]
+pub fn rfc3339(ms: i64) -> String {
     let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
     // Civil date from days since 1970-01-01, in eras of 400 years that begin in March.
     let shifted = days + 719_468;
