@@ -31,8 +31,8 @@ pub use gateway_config::{
 pub use gateway_core::{HostOptions, Registry};
 pub use gateway_protocol::PROTOCOL_VERSION;
 pub use gateway_server::{
-    tls::{CertificateInfo, CertificateStatus},
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
+    tls::{CertificateInfo, CertificateStatus},
 };
 
 /// The registry of all core methods with their handlers, checked for completeness.

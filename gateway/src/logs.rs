@@ -1,9 +1,9 @@
 //! The process log: lines to stderr that never block the gateway, never hold a secret and never control a terminal.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use gateway_config::{LogFormat, LogLevel, LoggingSettings};
@@ -12,6 +12,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, reload};
 
 /// Lines that wait to be written; a further one is dropped and counted.
 const MAX_QUEUED_LINES: usize = 4_096;
@@ -23,6 +24,38 @@ const MAX_LINE_BYTES: usize = 16 * 1024;
 pub struct LogGuard {
     queue: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<()>>,
+    control: LogControl,
+}
+
+impl LogGuard {
+    /// What changes the log while it is written.
+    pub fn control(&self) -> LogControl {
+        self.control.clone()
+    }
+}
+
+/// Changes the log while it is written.
+#[derive(Debug, Clone)]
+pub struct LogControl {
+    targets: reload::Handle<Targets, Registry>,
+    redactor: Arc<Mutex<Redactor>>,
+}
+
+impl LogControl {
+    /// Lines of this level and above are written from now on.
+    pub fn set_level(&self, level: LogLevel) {
+        // It fails only when nothing is logged any more.
+        let _ = self.targets.reload(targets(level));
+    }
+
+    /// What is taken out of every line from now on.
+    pub fn set_redactor(&self, redactor: Redactor) {
+        *lock(&self.redactor) = redactor;
+    }
+}
+
+fn lock(redactor: &Mutex<Redactor>) -> MutexGuard<'_, Redactor> {
+    redactor.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for LogGuard {
@@ -46,27 +79,13 @@ pub fn start(settings: LoggingSettings, redactor: Redactor) -> io::Result<LogGua
         dropped: dropped.clone(),
         escape: settings.format == LogFormat::Text,
     };
-    let thread = std::thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || write_lines(&lines, &dropped, &redactor, &mut io::stderr()))?;
-    let level = match settings.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // Libraries are only let through from `warn` on: their debug lines can hold headers, and headers hold secrets.
-    let quiet = if level == LevelFilter::ERROR {
-        LevelFilter::ERROR
-    } else {
-        LevelFilter::WARN
-    };
-    // A target is matched by its beginning, so this covers every crate of ours.
-    let targets = Targets::new()
-        .with_default(quiet)
-        .with_target("gateway", level);
-    let registry = tracing_subscriber::registry().with(targets);
+    let redactor = Arc::new(Mutex::new(redactor));
+    let thread = std::thread::Builder::new().name("log".to_owned()).spawn({
+        let redactor = redactor.clone();
+        move || write_lines(&lines, &dropped, &redactor, &mut io::stderr())
+    })?;
+    let (filter, handle) = reload::Layer::new(targets(settings.level));
+    let registry = tracing_subscriber::registry().with(filter);
     match settings.format {
         LogFormat::Text => registry
             .with(
@@ -87,7 +106,31 @@ pub fn start(settings: LoggingSettings, redactor: Redactor) -> io::Result<LogGua
     Ok(LogGuard {
         queue: Some(queue),
         thread: Some(thread),
+        control: LogControl {
+            targets: handle,
+            redactor,
+        },
     })
+}
+
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // Libraries are only let through from `warn` on: their debug lines can hold headers, and headers hold secrets.
+    let quiet = if level == LevelFilter::ERROR {
+        LevelFilter::ERROR
+    } else {
+        LevelFilter::WARN
+    };
+    // A target is matched by its beginning, so this covers every crate of ours.
+    Targets::new()
+        .with_default(quiet)
+        .with_target("gateway", level)
 }
 
 /// Takes the lines of the tenants' own logs into the process log.
@@ -115,14 +158,14 @@ impl LogSink for TenantLines {
 fn write_lines(
     lines: &Receiver<Vec<u8>>,
     dropped: &AtomicU64,
-    redactor: &Redactor,
+    redactor: &Mutex<Redactor>,
     out: &mut dyn Write,
 ) {
     while let Ok(line) = lines.recv() {
         if line.is_empty() {
             break;
         }
-        let text = redactor.clean(&String::from_utf8_lossy(&line));
+        let text = lock(redactor).clean(&String::from_utf8_lossy(&line));
         // There is nowhere to report that the report cannot be written.
         let _ = out.write_all(text.as_bytes());
         let lost = dropped.swap(0, Ordering::Relaxed);
@@ -219,7 +262,7 @@ mod tests {
         say("too much\n");
         drop(writer);
         let mut out = Vec::new();
-        let redactor = Redactor::new(["hunter2hunter2".to_owned()]);
+        let redactor = Mutex::new(Redactor::new(["hunter2hunter2".to_owned()]));
         write_lines(&lines, &dropped, &redactor, &mut out);
         let out = String::from_utf8(out).unwrap();
         let mut written = out.lines();

@@ -1,5 +1,6 @@
 //! `run/gateway.json` in the state directory: where the running gateway listens. Written at start, removed at a clean end.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -25,8 +26,10 @@ pub struct RunFile {
     /// SHA-256 fingerprints of the certificate that it shows now and of the next one; empty without TLS.
     #[serde(default)]
     pub tls_fingerprints: Vec<String>,
+    /// Values of the configuration that a flag overrides: path → flag.
+    #[serde(default)]
+    pub flags: BTreeMap<String, String>,
 }
-
 
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("run").join("gateway.json")
@@ -86,6 +89,7 @@ mod tests {
             url: "http://127.0.0.1:1/".to_owned(),
             version: "0".to_owned(),
             tls_fingerprints: Vec::new(),
+            flags: BTreeMap::new(),
         };
         run.write(dir.path()).unwrap();
         assert_eq!(RunFile::of_running(dir.path()), Some(run.clone()));

@@ -5,6 +5,7 @@ mod call;
 mod channels;
 mod chat;
 mod completion;
+mod config;
 mod cron;
 mod health;
 mod outbox;
@@ -70,7 +71,9 @@ struct Pins(Vec<CertPin>);
 
 impl Pins {
     fn parse(text: &str) -> Result<Self, String> {
-        CertPin::parse_list(text).map(Self).map_err(|e| e.to_string())
+        CertPin::parse_list(text)
+            .map(Self)
+            .map_err(|e| e.to_string())
     }
 }
 
@@ -112,6 +115,9 @@ enum Command {
     System(system::Command),
     /// Have an agent look at a text.
     Wake(system::WakeArgs),
+    /// The configuration file: look, change, check, go back.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -139,6 +145,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Cron(command) => block_on(cron::run(global, command)),
         Command::System(command) => block_on(system::run(global, command)),
         Command::Wake(args) => block_on(system::wake(global, args)),
+        Command::Config(command) => config::run(global, command),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -227,6 +234,17 @@ mod tests {
             "gateway tls rotate",
             "gateway tls rotate --finish",
             "gateway tls rotate --now",
+            "gateway config get",
+            "gateway config get gateway.port --json",
+            "gateway config set logging.level debug",
+            "gateway config unset logging.level",
+            "gateway config edit",
+            "gateway config validate FILE",
+            "gateway config diff 1 file",
+            "gateway config rollback 2",
+            "gateway config history",
+            "gateway config explain gateway.bind",
+            "gateway config schema",
             "gateway completion bash",
             "gateway cron list --all --tz Europe/Berlin",
             "gateway cron add --name n --cron @daily --tz UTC --message hi --announce telegram --to direct:1",

@@ -1,5 +1,6 @@
 //! `gateway serve`
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use gateway::{GatewayServer, GatewayServerOptions, HostOptions, ServeError, start_gateway_server};
 use gateway_config::{
-    InitReport, LoadRequest, LogFormat, LogLevel, Overrides, Secret, Settings, init_state_dir, load,
+    ConfigError, ConfigFile, InitReport, LogFormat, LogLevel, Overrides, Secret, Settings, Started,
+    init_state_dir,
 };
 use gateway_core::logs::Redactor;
 use gateway_server::tls::CertificateStatus;
@@ -16,8 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Global;
-use super::output::{Exit, Failure, print_text};
-use crate::logs::{self, LogGuard};
+use super::output::{Exit, Failure, clean, print_text};
+use crate::logs::{self, LogControl, LogGuard};
 use crate::run_file::RunFile;
 
 #[derive(Debug, clap::Args)]
@@ -79,12 +81,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let state_dir = std::path::absolute(&state_dir)?;
     let made = init_state_dir(&state_dir)?;
     let token_given = global.token.is_some() || std::env::var_os("GATEWAY_TOKEN").is_some();
-    let settings = load(LoadRequest {
-        state_dir: state_dir.clone(),
-        config_path: global.config.clone(),
-        overrides: overrides(global, args),
-        env: &|name| std::env::var(name).ok(),
-    })?;
+    let file = Arc::new(ConfigFile::new(
+        state_dir.clone(),
+        global.config.clone(),
+        overrides(global, args),
+        Arc::new(|name| std::env::var(name).ok()),
+    ));
+    let Started { settings, refused } = file.start()?;
     if settings.gateway.remote_mode {
         return Err(Failure::new(
             Exit::Config,
@@ -102,7 +105,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
             "name another with --wasm-dir, or build the plugins (`cargo xtask guests`)",
         ));
     }
-    let _logs = start_logs(&settings)?;
+    let logs = start_logs(&settings)?;
+    if let Some(error) = &refused {
+        tracing::error!(%error, "the configuration is broken: the last good one counts until it is mended");
+    }
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
@@ -114,8 +120,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         made,
         token_given,
         json: global.json,
+        file,
+        refused,
     };
-    runtime.block_on(serve(settings, &place))
+    runtime.block_on(serve(settings, &place, logs.control()))
 }
 
 struct Place {
@@ -123,6 +131,8 @@ struct Place {
     made: InitReport,
     token_given: bool,
     json: bool,
+    file: Arc<ConfigFile>,
+    refused: Option<ConfigError>,
 }
 
 fn overrides(global: &Global, args: Args) -> Overrides {
@@ -161,12 +171,36 @@ fn start_logs(settings: &Settings) -> Result<LogGuard, Failure> {
     Ok(logs::start(settings.logging, Redactor::new(secrets))?)
 }
 
-async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
+/// Path → flag of what flags override.
+fn flags(o: &Overrides) -> BTreeMap<String, String> {
+    [
+        ("gateway.port", "--port", o.port.is_some()),
+        ("gateway.bind", "--bind", o.bind.is_some()),
+        ("gateway.auth.token", "--token", o.token.is_some()),
+        ("plugins.dir", "--wasm-dir", o.plugins_dir.is_some()),
+        ("logging.level", "--log-level", o.log_level.is_some()),
+        ("logging.format", "--log-format", o.log_format.is_some()),
+    ]
+    .into_iter()
+    .filter(|(.., set)| *set)
+    .map(|(path, flag, _)| (path.to_owned(), flag.to_owned()))
+    .collect()
+}
+
+async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<(), Failure> {
     // Before the start, so that a stop during it is not lost.
     let mut stops = Stops::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut host = HostOptions::new(place.state_dir.clone(), settings);
     host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
     host.log_sink = Some(Arc::new(logs::TenantLines));
+    host.config = Some(place.file.clone());
+    host.refused.clone_from(&place.refused);
+    host.on_settings = Some(Arc::new(move |new, old| {
+        let secrets = new.secrets().into_iter().chain(old.secrets());
+        logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
+        logs.set_level(new.logging.level);
+    }));
     let options = GatewayServerOptions::new(host);
     let stop = options.shutdown.clone();
     let server = tokio::select! {
@@ -181,16 +215,20 @@ async fn serve(settings: Settings, place: &Place) -> Result<(), Failure> {
         url: server.url(),
         version: gateway::VERSION.to_owned(),
         tls_fingerprints: fingerprints(&mut certificate),
+        flags: flags(place.file.overrides()),
     };
     run.write(&place.state_dir)?;
     tracing::info!(address = %server.local_addr(), version = gateway::VERSION, "listening");
     announce(&server, place)?;
-    let mut hangups = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
             () = stops.next() => break,
             () = server.stopped() => break,
-            _ = hangups.recv() => server.recheck_certificate(),
+            _ = hangup.recv() => {
+                tracing::info!("SIGHUP: reading the configuration and the certificate again");
+                server.recheck_certificate();
+                server.host().reload_config().await;
+            }
             () = changed(&mut certificate) => {
                 run.tls_fingerprints = fingerprints(&mut certificate);
                 if let Err(error) = run.write(&place.state_dir) {
@@ -290,16 +328,23 @@ fn announce(server: &GatewayServer, place: &Place) -> Result<(), Failure> {
     if place.json {
         let line = json!({
             "url": url, "port": server.local_addr().port(), "pid": std::process::id(),
-            "stateDir": place.state_dir, "tokenPath": token, "configPath": place.made.config_path,
+            "stateDir": place.state_dir, "tokenPath": token, "configPath": place.file.path(),
             "tlsFingerprint": fingerprint,
+            "configRefused": place.refused.as_ref().map(ToString::to_string),
         });
         return print_text(&line.to_string());
     }
     let mut out = String::new();
     if place.made.config_created {
         out.push_str(&format!(
-            "made    {} (with comments: edit and start again)\n",
+            "made    {} (with comments: an edit counts at once)\n",
             place.made.config_path.display()
+        ));
+    }
+    if let Some(error) = &place.refused {
+        out.push_str(&format!(
+            "config  broken, the last good one counts until it is mended: {}\n",
+            clean(error.to_string().lines().next().unwrap_or_default())
         ));
     }
     out.push_str(&format!("open    {url}\n"));

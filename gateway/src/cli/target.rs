@@ -1,6 +1,7 @@
 //! The gateway that a client command talks to.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_client::{
@@ -8,7 +9,7 @@ use gateway_client::{
     RequestOptions, UrlSource, build_gateway_connection_details,
 };
 use gateway_config::{
-    AuthMode, ClientView, ClientWants, LoadRequest, Overrides, Secret, client_view,
+    AuthMode, ClientView, ClientWants, ConfigFile, LoadRequest, Overrides, Secret, client_view,
 };
 use gateway_protocol::method::{self, Access};
 use serde_json::Value;
@@ -138,7 +139,18 @@ fn look(
         overrides: Overrides::default(),
         env: &|name| std::env::var(name).ok(),
     };
-    Ok(client_view(&request, &global.tenant, wants)?)
+    client_view(&request, &global.tenant, wants).or_else(|error| {
+        // A broken file does not keep anybody from the gateway that runs with the last good one.
+        let file = ConfigFile::new(
+            request.state_dir.clone(),
+            global.config.clone(),
+            Overrides::default(),
+            Arc::new(|name| std::env::var(name).ok()),
+        );
+        file.last_good()
+            .and_then(|settings| ClientView::of(&settings, &global.tenant))
+            .ok_or_else(|| error.into())
+    })
 }
 
 /// An address to connect to for one that is listened on.

@@ -41,6 +41,46 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> 
     Ok(placed)
 }
 
+/// As [`write`] with [`Existing::Replace`], if `still` holds at the last moment. Returns whether it did.
+pub(crate) fn write_if(
+    path: &Path,
+    bytes: &[u8],
+    still: impl FnOnce() -> bool,
+) -> io::Result<bool> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    let (mut file, temp) = create_beside(dir, path)?;
+    let placed = (|| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        if !still() {
+            return Ok(false);
+        }
+        std::fs::rename(&temp, path).map(|()| true)
+    })();
+    if !matches!(placed, Ok(true)) {
+        // Left behind it would only be clutter with mode 0600.
+        let _ = std::fs::remove_file(&temp);
+    }
+    if placed? {
+        File::open(dir)?.sync_all()?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Opens a file that only its owner can read, and makes it where it is not there.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
 /// Creates `path` and its missing parents below `top` with mode 0700 and syncs each parent.
 pub fn create_dirs(path: &Path) -> io::Result<()> {
     if path.is_dir() {

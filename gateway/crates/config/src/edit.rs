@@ -7,6 +7,7 @@ use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 
 use crate::durable::{self, Existing};
 use crate::error::ConfigError;
+use crate::include::Files;
 use crate::init::random_token;
 use crate::load::{self, CONFIG_FILE, secret_path, valid_slug};
 use crate::secret::Secret;
@@ -143,7 +144,8 @@ pub fn channels_add(
         }
     };
     // The old file must be right, or the edit could land in the wrong place.
-    let parsed = source::parse(&text, &config_path)?;
+    let env = |name: &str| std::env::var(name).ok();
+    let parsed = source::parse(&text, &config_path, &Files::Disk, &env)?;
     if tenant != MAIN_TENANT && !parsed.options.tenants.contains_key(tenant) {
         return Err(refused(
             &format!("there is no tenant {tenant:?}"),
@@ -200,7 +202,7 @@ pub fn channels_add(
         .ok_or_else(broken)?;
     accounts.append(account, account_value(&template, &store_name, enabled));
     let edited = root.to_string();
-    let check = source::parse(&edited, &config_path)?;
+    let check = source::parse(&edited, &config_path, &Files::Disk, &env)?;
     let there = match check.options.tenants.get(tenant) {
         Some(t) if tenant != MAIN_TENANT => t.channels.get(kind),
         _ => check.options.channels.get(kind),

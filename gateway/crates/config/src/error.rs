@@ -9,6 +9,8 @@ const MAX_PROBLEMS_SHOWN: usize = 20;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The included file that it is in; `None` when it is in the configuration itself or in no file.
+    pub file: Option<PathBuf>,
     /// Line and column, both from 1, in characters; `None` when the problem is not at a place in the file.
     pub position: Option<(usize, usize)>,
     /// Dotted path of the key (`gateway.auth.token`), the flag (`--port`), or empty.
@@ -30,6 +32,19 @@ pub struct ConfigError {
     pub next: String,
 }
 
+impl Problem {
+    /// A problem that has no place in a file.
+    pub(crate) fn unplaced(message: impl Into<String>) -> Self {
+        Self {
+            file: None,
+            position: None,
+            path: String::new(),
+            message: message.into(),
+            help: String::new(),
+        }
+    }
+}
+
 impl ConfigError {
     /// One problem that has no place in the file.
     pub(crate) fn plain(
@@ -37,17 +52,22 @@ impl ConfigError {
         message: impl Into<String>,
         next: impl Into<String>,
     ) -> Self {
-        let problem = Problem {
-            position: None,
-            path: String::new(),
-            message: message.into(),
-            help: String::new(),
-        };
         Self {
             file,
-            problems: vec![problem],
+            problems: vec![Problem::unplaced(message)],
             next: next.into(),
         }
+    }
+}
+
+impl ConfigError {
+    /// File, line and column of the first problem that has a place.
+    pub fn place(&self) -> Option<(PathBuf, usize, usize)> {
+        self.problems.iter().find_map(|p| {
+            let (line, column) = p.position?;
+            let file = p.file.clone().or_else(|| self.file.clone())?;
+            Some((file, line, column))
+        })
     }
 }
 
@@ -58,7 +78,7 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 f.write_str("\n")?;
             }
-            match (&self.file, p.position) {
+            match (p.file.as_ref().or(self.file.as_ref()), p.position) {
                 (Some(file), Some((line, column))) => {
                     write!(f, "{}:{line}:{column}: ", file.display())?;
                 }

@@ -57,7 +57,9 @@ pub fn init_state_dir(state_dir: &Path) -> Result<InitReport, ConfigError> {
     // Secrets first: a configuration that names one which is not there would be refused.
     let token_created = secret(&token_path)?;
     let webhook_secret_path = secret_path(state_dir, MAIN_TENANT, WEBHOOK_SECRET);
-    let config_created = if config_path.exists() {
+    // Where a gateway ran before, its file is missing and not yet to be written.
+    let ran = state_dir.join("config").join("last-good.json").exists();
+    let config_created = if config_path.exists() || ran {
         false
     } else {
         secret(&webhook_secret_path)?;

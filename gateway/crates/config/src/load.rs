@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use gateway_protocol::CertPin;
 use gateway_protocol::ids::{AgentId, ChannelName};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::error::{ConfigError, Problem};
+use crate::include::Files;
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
@@ -23,6 +23,8 @@ use crate::settings::*;
 use crate::source::{self, Source, join_key};
 use crate::strength;
 use crate::validate;
+use crate::written::Written;
+use crate::{exec, expand};
 
 /// Name of the configuration file in the state directory.
 pub const CONFIG_FILE: &str = "gateway.json5";
@@ -90,7 +92,8 @@ pub fn load(request: LoadRequest<'_>) -> Result<Settings, ConfigError> {
         .unwrap_or_else(|| request.state_dir.join(CONFIG_FILE));
     let bytes = match read_bounded(&path, source::MAX_FILE_BYTES) {
         Ok(bytes) => bytes,
-        Err(ReadFault::Missing) if request.config_path.is_none() => {
+        // A link that leads nowhere is a fault and not a file that nobody wrote.
+        Err(ReadFault::Missing) if request.config_path.is_none() && !is_link(&path) => {
             return resolve(None, &request, path, String::new());
         }
         Err(fault) => {
@@ -101,27 +104,61 @@ pub fn load(request: LoadRequest<'_>) -> Result<Settings, ConfigError> {
             ));
         }
     };
-    let text = String::from_utf8(bytes).map_err(|e| {
+    let text = utf8(bytes, &path)?;
+    let settings = load_text(&text, &request, path.clone())?;
+    Ok(settings.warn_of_mode(&path))
+}
+
+/// The text of a file.
+pub(crate) fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
+    String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         ConfigError::plain(
-            Some(path.clone()),
+            Some(path.to_owned()),
             format!("not UTF-8 text (byte {at})"),
             "save the file as UTF-8",
         )
-    })?;
-    load_text(&text, &request, path)
+    })
 }
 
-/// Like [`load`], with the file's text given. `path` is only named in errors and in [`Settings::config_path`].
+/// Like [`load`], with the file's text given. `path` is named in errors and in [`Settings::config_path`]; what the text
+/// includes is read from its folder.
 pub fn load_text(
     text: &str,
     request: &LoadRequest<'_>,
     path: PathBuf,
 ) -> Result<Settings, ConfigError> {
-    let hash = hex(&Sha256::digest(text.as_bytes()));
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let source = source::parse(text, &path)?;
+    load_from(text, request, path, &Files::Disk)
+}
+
+/// As [`load_text`], with included files from `files`.
+pub(crate) fn load_from(
+    text: &str,
+    request: &LoadRequest<'_>,
+    path: PathBuf,
+    files: &Files<'_>,
+) -> Result<Settings, ConfigError> {
+    let plain = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let source = source::parse(plain, &path, files, request.env)?;
+    let hash = source.hash(text);
     resolve(Some(source), request, path, hash)
+}
+
+impl Settings {
+    fn warn_of_mode(mut self, path: &Path) -> Self {
+        if loose_mode(path) {
+            self.warnings.push(format!(
+                "{} can be read by other users; run chmod 600 on it",
+                path.display()
+            ));
+        }
+        self
+    }
+}
+
+/// Whether there is a symbolic link of this name, wherever it leads.
+pub(crate) fn is_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|m| m.is_symlink())
 }
 
 /// What a client on the same machine needs to reach the gateway of a state directory.
@@ -150,6 +187,21 @@ pub enum ClientWants {
     Place,
 }
 
+impl ClientView {
+    /// What a client needs, of settings that are loaded. `None` when there is no such tenant.
+    pub fn of(settings: &Settings, tenant: &str) -> Option<Self> {
+        Some(Self {
+            port: settings.gateway.port,
+            bind: settings.gateway.bind,
+            auth: settings.tenants.get(tenant)?.auth.clone(),
+            config_path: settings.config_path.clone(),
+            // A gateway runs with these settings here, so none is asked for elsewhere.
+            remote: None,
+            tls: settings.gateway.tls.clone(),
+        })
+    }
+}
+
 /// Reads just what a client needs: other secrets (an upstream's key that only the gateway's process has) may be
 /// missing. The file as a whole must still be free of unknown keys and wrong types.
 pub fn client_view(
@@ -167,6 +219,8 @@ pub fn client_view(
             Some(source::parse(
                 text.strip_prefix('\u{feff}').unwrap_or(&text),
                 &path,
+                &Files::Disk,
+                request.env,
             )?)
         }
         Err(ReadFault::Missing) if request.config_path.is_none() => None,
@@ -183,6 +237,8 @@ pub fn client_view(
         source: source.as_ref(),
         problems: Vec::new(),
         warnings: Vec::new(),
+        digests: BTreeMap::new(),
+        read: Vec::new(),
     };
     let empty = Options::default();
     let o = source.as_ref().map_or(&empty, |s| &s.options);
@@ -196,11 +252,13 @@ pub fn client_view(
         // The gateway elsewhere has its own tenants and its own credentials.
         _ if wants == ClientWants::Place
             || matches!(o.gateway.mode, Some(GatewayModeOption::Remote)) =>
-        AuthSettings {
-            mode: AuthMode::Token,
-            token: None,
-            password: None,
-        },
+        {
+            AuthSettings {
+                mode: AuthMode::Token,
+                token: None,
+                password: None,
+            }
+        }
         Some(t) => {
             let path = format!("{}.auth", join_key("tenants", tenant));
             cx.auth(&path, tenant, &t.auth, None)
@@ -251,17 +309,24 @@ fn resolve(
         source: source.as_ref(),
         problems: Vec::new(),
         warnings: Vec::new(),
+        digests: BTreeMap::new(),
+        read: Vec::new(),
     };
     let empty = Options::default();
     let options = source.as_ref().map_or(&empty, |s| &s.options);
     let settings = cx.settings(options, path, hash, config_exists);
     validate::check(&settings, &mut cx);
     let Resolver {
-        problems, warnings, ..
+        problems,
+        warnings,
+        digests,
+        read,
+        ..
     } = cx;
     if problems.is_empty() {
         return Ok(Settings {
             warnings,
+            written: Written::new(source, digests, read, &settings.config_path),
             ..settings
         });
     }
@@ -278,13 +343,19 @@ pub(crate) struct Resolver<'a> {
     source: Option<&'a Source>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
+    /// Digest of each resolved secret by the path of its key.
+    digests: BTreeMap<String, [u8; 32]>,
+    /// Files of secrets.
+    read: Vec<PathBuf>,
 }
 
 impl Resolver<'_> {
     /// Notes that the value at `path` (or a flag) is refused.
     pub(crate) fn bad(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
-        let position = self.source.and_then(|s| s.position(path));
+        let place = self.source.and_then(|s| s.place(path));
+        let (file, position) = place.map_or((None, None), |(file, at)| (file, Some(at)));
         self.problems.push(Problem {
+            file,
             position,
             path: path.to_owned(),
             message: message.into(),
@@ -397,6 +468,7 @@ impl Resolver<'_> {
             },
             hash,
             warnings: Vec::new(),
+            written: Written::default(),
         }
     }
 
@@ -562,16 +634,16 @@ impl Resolver<'_> {
                 self.strong("--token", secret)
             }
             (None, Some(written)) => self.secret(&format!("{path}.token"), slug, written),
-            (None, None) if mode == AuthMode::Token => self.stored(
-                &format!("{path}.token"),
-                slug,
-                TOKEN_NAME,
-                if slug == MAIN_TENANT {
+            (None, None) if mode == AuthMode::Token => {
+                let path = format!("{path}.token");
+                let next = if slug == MAIN_TENANT {
                     "run `gateway serve` once, it makes the token".to_owned()
                 } else {
                     format!("run `gateway secret set {TOKEN_NAME} --tenant {slug}`")
-                },
-            ),
+                };
+                let secret = self.stored(&path, slug, TOKEN_NAME, next);
+                self.noted(&path, secret)
+            }
             (None, None) => None,
         };
         let password = match &o.password {
@@ -904,8 +976,28 @@ impl Resolver<'_> {
 
     // ---- secrets ----
 
+    /// Remembers what a secret is, so that its change is seen.
+    fn noted(&mut self, path: &str, secret: Option<Secret>) -> Option<Secret> {
+        if let Some(secret) = &secret {
+            self.digests.insert(path.to_owned(), secret.digest());
+        }
+        secret
+    }
+
     pub(crate) fn secret(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
+        let secret = self.referred(path, slug, written);
+        self.noted(path, secret)
+    }
+
+    fn referred(&mut self, path: &str, slug: &str, written: &SecretRef) -> Option<Secret> {
         match written {
+            SecretRef::Exec(r) => match exec::run(&r.exec, self.request.env) {
+                Ok(secret) => self.strong(path, secret),
+                Err((message, help)) => {
+                    self.bad(path, message, help);
+                    None
+                }
+            },
             SecretRef::Env(r) => self.env_secret(path, &r.env),
             SecretRef::File(r) => {
                 let file = Path::new(&r.file);
@@ -944,6 +1036,14 @@ impl Resolver<'_> {
                     );
                     return None;
                 }
+                if text == crate::REDACTED {
+                    self.bad(
+                        path,
+                        "this stands for a secret that is not shown; it is not one",
+                        "write the secret, or where it is",
+                    );
+                    return None;
+                }
                 let secret = self.strong(path, Secret::new(text.clone()))?;
                 self.warn(
                     path,
@@ -955,10 +1055,7 @@ impl Resolver<'_> {
     }
 
     fn env_secret(&mut self, path: &str, name: &str) -> Option<Secret> {
-        let plain = !name.is_empty()
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-            && !name.starts_with(|c: char| c.is_ascii_digit());
-        if !plain {
+        if !expand::is_name(name) {
             self.bad(
                 path,
                 "not the name of an environment variable",
@@ -993,6 +1090,7 @@ impl Resolver<'_> {
     }
 
     fn file_secret(&mut self, path: &str, file: &Path, next: String) -> Option<Secret> {
+        self.read.push(file.to_owned());
         let bytes = match read_bounded(file, MAX_SECRET_BYTES) {
             Ok(bytes) => bytes,
             Err(fault) => {

@@ -1,5 +1,8 @@
 //! Options: `gateway.json5` as it is written. The JSON Schema of these types is what the file is checked against,
 //! so a field is described once: here.
+//!
+//! `x-reload` says what a change of a field does to a running gateway (see [`crate::Reload`]); a field without it is
+//! like what it stands in.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,23 +16,38 @@ use crate::schedule::{CronOptions, HeartbeatOptions};
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Options {
+    /// Address of this file's schema, for editors. The gateway does not fetch it.
+    #[serde(rename = "$schema")]
+    #[schemars(extend("x-reload" = "live"))]
+    pub schema: Option<String>,
+    /// Version of the file's layout (default and newest: 2). An older file is brought up to date at the start.
+    #[schemars(range(min = 1, max = 2), extend("x-reload" = "restart-process"))]
+    pub version: Option<u32>,
     /// Listener, authentication of the tenant `main`, limits.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub gateway: GatewayOptions,
     /// Agents of the tenant `main`.
+    #[schemars(extend("x-reload" = "live"))]
     pub agents: AgentsOptions,
     /// Session rules of the tenant `main`.
+    #[schemars(extend("x-reload" = "live"))]
     pub session: SessionOptions,
     /// Channel accounts of the tenant `main`: `channels.<kind>.accounts.<id>`.
+    #[schemars(extend("x-reload" = "restart-part"))]
     pub channels: BTreeMap<String, ChannelOptions>,
     /// Boot scripts of the tenant `main`.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub boot: BootOptions,
     /// Schedules of the tenant `main`.
     pub cron: CronOptions,
     /// Where plugins are found.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub plugins: PluginsOptions,
     /// What is logged and how.
+    #[schemars(extend("x-reload" = "live"))]
     pub logging: LoggingOptions,
     /// Further tenants by slug.
+    #[schemars(extend("x-reload" = "live"))]
     pub tenants: BTreeMap<String, TenantOptions>,
 }
 
@@ -42,12 +60,16 @@ pub struct GatewayOptions {
     /// `loopback` (default), `lan` (all interfaces) or one IP address.
     pub bind: Option<String>,
     /// How operators of the tenant `main` prove themselves.
+    #[schemars(extend("x-reload" = "live"))]
     pub auth: AuthOptions,
     /// Browser origins (`https://host`) allowed besides the gateway's own page.
+    #[schemars(extend("x-reload" = "live"))]
     pub allowed_origins: Vec<String>,
     /// Host names answered besides loopback names and the hosts of tenants.
+    #[schemars(extend("x-reload" = "live"))]
     pub allowed_hosts: Vec<String>,
     /// Limits.
+    #[schemars(extend("x-reload" = "live"))]
     pub limits: LimitsOptions,
     /// TLS of the listener.
     pub tls: TlsOptions,
@@ -339,6 +361,7 @@ pub struct LoggingOptions {
     /// Lowest level (default `info`).
     pub level: Option<LogLevelOption>,
     /// `text` (default) or `json`.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub format: Option<LogFormatOption>,
 }
 
@@ -383,8 +406,10 @@ pub struct TenantOptions {
     /// Its session rules.
     pub session: SessionOptions,
     /// Its channel accounts.
+    #[schemars(extend("x-reload" = "restart-part"))]
     pub channels: BTreeMap<String, ChannelOptions>,
     /// Its boot scripts.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub boot: BootOptions,
     /// Its schedules.
     pub cron: CronOptions,
@@ -402,6 +427,8 @@ pub enum SecretRef {
     File(FileRef),
     /// A secret written by `gateway secret set NAME`.
     Store(StoreRef),
+    /// What a program prints.
+    Exec(ExecRef),
 }
 
 /// `{env: "NAME"}`
@@ -428,6 +455,28 @@ pub struct StoreRef {
     pub store: String,
 }
 
+/// `{exec: {argv: ["/path/of/program", "argument"]}}`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRef {
+    /// How it is run.
+    pub exec: ExecOptions,
+}
+
+/// How the program of a secret is run: without a shell, with an empty environment, its standard output is the secret.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecOptions {
+    /// Full path of the program, and its arguments.
+    pub argv: Vec<String>,
+    /// Milliseconds that it may take (default 5000, at most 30000).
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Names of variables of the gateway's own environment that it gets.
+    #[serde(default)]
+    pub env: Vec<String>,
+}
+
 impl fmt::Debug for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -436,6 +485,8 @@ impl fmt::Debug for SecretRef {
             Self::Env(r) => write!(f, "SecretRef(env {})", r.env),
             Self::File(r) => write!(f, "SecretRef(file {})", r.file),
             Self::Store(r) => write!(f, "SecretRef(store {})", r.store),
+            // Arguments may hold what nobody should see.
+            Self::Exec(_) => f.write_str("SecretRef(exec)"),
         }
     }
 }
@@ -460,13 +511,28 @@ impl JsonSchema for SecretRef {
             })
         };
         json_schema!({
-            "description": "A secret: text, \"${ENV}\", {env}, {file} or {store}.",
+            "description": "A secret: text, \"${ENV}\", {env}, {file}, {store} or {exec}.",
             SECRET_MARK: true,
             "anyOf": [
                 { "type": "string", "minLength": 1 },
                 one("env", "Name of an environment variable."),
                 one("file", "File, relative to the state directory."),
-                one("store", "Name given to `gateway secret set NAME`.")
+                one("store", "Name given to `gateway secret set NAME`."),
+                {
+                    "type": "object", "description": "What a program prints.", "required": ["exec"],
+                    "additionalProperties": false,
+                    "properties": { "exec": {
+                        "type": "object", "required": ["argv"], "additionalProperties": false,
+                        "properties": {
+                            "argv": { "type": "array", "items": { "type": "string" }, "minItems": 1,
+                                "description": "Full path of the program, and its arguments; no shell." },
+                            "timeoutMs": { "type": "integer", "minimum": 100, "maximum": 30000,
+                                "description": "Milliseconds that it may take (default 5000)." },
+                            "env": { "type": "array", "items": { "type": "string" },
+                                "description": "Names of variables of the gateway's own environment that it gets." }
+                        }
+                    } }
+                }
             ]
         })
     }

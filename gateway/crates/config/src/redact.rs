@@ -32,7 +32,11 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         map.insert("tls".to_owned(), tls(&settings.gateway.tls));
         map.insert(
             "mode".to_owned(),
-            json!(if settings.gateway.remote_mode { "remote" } else { "local" }),
+            json!(if settings.gateway.remote_mode {
+                "remote"
+            } else {
+                "local"
+            }),
         );
         map.insert(
             "limits".to_owned(),
@@ -47,6 +51,10 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
     let mut shown = tenant_json(tenant);
     if let Some(map) = shown.as_object_mut() {
         map.remove("auth");
+        if tenant.slug == MAIN_TENANT {
+            // The top level has no such key: what is shown could not be written back.
+            map.remove("hosts");
+        }
         map.insert("gateway".to_owned(), gateway);
         map.insert(
             "logging".to_owned(),
@@ -194,6 +202,24 @@ fn account(a: &AccountSettings) -> Value {
         "config": a.config,
         "http": { "allow": a.http.allow, "allowPrivate": a.http.allow_private },
     })
+}
+
+/// Options as they are written, with every secret text replaced; references to secrets stay.
+pub(crate) fn hidden_options(written: &Value) -> Value {
+    let mut shown = written.clone();
+    let root = crate::schema::options_schema();
+    crate::schema::each_secret(&root, &root, &mut shown, "", &mut |_, value| {
+        let reference = match &*value {
+            Value::String(text) => text.starts_with("${"),
+            other => other.is_object() && other.get("exec").is_none(),
+        };
+        if !reference {
+            *value = json!(REDACTED);
+        }
+    });
+    // A reference names where a secret is, and its key sounds like one: only texts beside it are hidden.
+    hide(&mut shown, &[]);
+    shown
 }
 
 /// The secrets that are long enough to be looked for.

@@ -5,7 +5,8 @@ use jsonc_parser::common::Ranged;
 use serde_json::{Map, Value};
 
 use crate::options::{Options, SECRET_MARK};
-use crate::source::{Found, join_index, join_key};
+use crate::path::split_path;
+use crate::source::{Found, INCLUDE, join_index, join_key};
 use crate::suggest;
 
 /// JSON Schema (draft 2020-12) of `gateway.json5`. `null` is nowhere a value: a key that is not wanted is left out.
@@ -58,8 +59,132 @@ fn is_free(schema: &Value) -> bool {
         Value::Bool(free) => *free,
         Value::Object(map) => map
             .keys()
-            .all(|k| k == "description" || k == "title" || k == "default"),
+            .all(|k| ["description", "title", "default", "x-reload"].contains(&k.as_str())),
         _ => false,
+    }
+}
+
+/// The schema of a key of an object; `None` where nothing is said about it.
+pub(crate) fn child<'a>(root: &'a Value, schema: &'a Value, name: &str) -> Option<&'a Value> {
+    let schema = deref(root, schema);
+    let own = schema.get("properties").and_then(|p| p.get(name));
+    own.or_else(|| schema.get("additionalProperties").filter(|s| s.is_object()))
+}
+
+/// The schema of the elements of a list.
+pub(crate) fn item<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
+    deref(root, schema).get("items")
+}
+
+/// The schema of the place that a path names; `None` in free-form configuration and where there is no such place.
+pub(crate) fn at<'a>(root: &'a Value, path: &str) -> Option<&'a Value> {
+    step_by_step(root, &split_path(path)?)
+        .last()
+        .copied()
+        .flatten()
+}
+
+/// The schemas on the way to a place, the whole one first.
+pub(crate) fn step_by_step<'a>(root: &'a Value, steps: &[String]) -> Vec<Option<&'a Value>> {
+    let mut way = vec![Some(root)];
+    for step in steps {
+        let here = way.last().copied().flatten();
+        way.push(here.and_then(|s| child(root, s, step).or_else(|| item(root, s))));
+    }
+    way
+}
+
+/// The keys below a place: those that are named, `*` where any may stand.
+pub(crate) fn keys(root: &Value, schema: &Value) -> Vec<String> {
+    if is_secret(root, schema) {
+        return Vec::new();
+    }
+    let schema = deref(root, schema);
+    let named = schema.get("properties").and_then(Value::as_object);
+    let mut keys: Vec<String> = named
+        .map(|p| p.keys().cloned().collect())
+        .unwrap_or_default();
+    let any = schema
+        .get("additionalProperties")
+        .is_some_and(Value::is_object)
+        || schema
+            .get("items")
+            .is_some_and(|s| !keys_of_object(root, s).is_empty());
+    if any {
+        keys.push("*".to_owned());
+    }
+    keys
+}
+
+fn keys_of_object(root: &Value, schema: &Value) -> Vec<String> {
+    let schema = deref(root, schema);
+    let named = schema.get("properties").and_then(Value::as_object);
+    named
+        .map(|p| p.keys().cloned().collect())
+        .unwrap_or_default()
+}
+
+/// The schema of a place without what is below it.
+pub(crate) fn shallow(root: &Value, schema: &Value) -> Value {
+    let mut out = Map::new();
+    for part in [deref(root, schema), schema] {
+        let Some(map) = part.as_object() else {
+            continue;
+        };
+        for (key, value) in map {
+            let below = [
+                "properties",
+                "$defs",
+                "$ref",
+                "items",
+                "additionalProperties",
+            ];
+            if !below.contains(&key.as_str()) || value.is_boolean() {
+                out.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    Value::Object(out)
+}
+
+/// Whether a place holds a secret.
+pub(crate) fn is_secret(root: &Value, schema: &Value) -> bool {
+    deref(root, schema).get(SECRET_MARK).is_some()
+}
+
+/// A keyword of a place, which may stand beside a reference or in what it refers to.
+pub(crate) fn keyword<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Option<&'a Value> {
+    schema.get(key).or_else(|| deref(root, schema).get(key))
+}
+
+/// Calls `f` with the path and value of every secret below `value`.
+pub(crate) fn each_secret(
+    root: &Value,
+    schema: &Value,
+    value: &mut Value,
+    path: &str,
+    f: &mut dyn FnMut(&str, &mut Value),
+) {
+    if is_secret(root, schema) {
+        f(path, value);
+        return;
+    }
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                if let Some(schema) = child(root, schema, name) {
+                    each_secret(root, schema, value, &join_key(path, name), f);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(schema) = item(root, schema) {
+                for (i, value) in items.iter_mut().enumerate() {
+                    each_secret(root, schema, value, &join_index(path, i), f);
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -213,6 +338,10 @@ fn check_object(
     let others = schema.get("additionalProperties");
     for prop in &object.properties {
         let name = prop.name.as_str();
+        // What it names is checked in its own file.
+        if name == INCLUDE {
+            continue;
+        }
         let child = join_key(path, name);
         match (known.get(name), others) {
             (Some(schema), _) => check(root, schema, &prop.value, &child, found),
@@ -241,18 +370,20 @@ fn check_object(
     }
 }
 
-/// A secret is text, or an object with exactly one of `env`, `file`, `store`. The value is never repeated.
+/// A secret is text, or an object with exactly one of `env`, `file`, `store`, `exec`. The value is never repeated.
 fn check_secret(value: &Ast<'_>, path: &str, found: &mut Found<'_>) {
-    const FORMS: &str =
-        "a secret is \"text\", \"${ENV}\", {env: \"NAME\"}, {file: \"path\"} or {store: \"NAME\"}";
+    const KEYS: [&str; 4] = ["env", "file", "store", "exec"];
+    const FORMS: &str = "a secret is \"text\", \"${ENV}\", {env: \"NAME\"}, {file: \"path\"}, {store: \"NAME\"} or {exec: {argv: […]}}";
     let at = value.range().start;
     match value {
         Ast::StringLit(_) => {}
         Ast::Object(object) => {
             for prop in &object.properties {
                 let name = prop.name.as_str();
-                if !["env", "file", "store"].contains(&name) {
-                    let help = match suggest::nearest(name, ["env", "file", "store"]) {
+                if name == "exec" {
+                    check_exec(&prop.value, &join_key(path, name), found);
+                } else if !KEYS.contains(&name) {
+                    let help = match suggest::nearest(name, KEYS) {
                         Some(word) => format!("did you mean `{word}`? {FORMS}"),
                         None => FORMS.to_owned(),
                     };
@@ -272,7 +403,12 @@ fn check_secret(value: &Ast<'_>, path: &str, found: &mut Found<'_>) {
                 }
             }
             if object.properties.len() != 1 {
-                found.bad(at, path, "expected exactly one of env, file, store", FORMS);
+                found.bad(
+                    at,
+                    path,
+                    "expected exactly one of env, file, store, exec",
+                    FORMS,
+                );
             }
         }
         other => found.bad(
@@ -281,6 +417,62 @@ fn check_secret(value: &Ast<'_>, path: &str, found: &mut Found<'_>) {
             &format!("expected a secret, found {}", kind(other)),
             FORMS,
         ),
+    }
+}
+
+/// `{argv: ["/program", …], timeoutMs, env}`; arguments are never repeated.
+fn check_exec(value: &Ast<'_>, path: &str, found: &mut Found<'_>) {
+    const FORM: &str = "write exec: {argv: [\"/full/path/of/program\", \"argument\"]}";
+    let at = value.range().start;
+    let Ast::Object(object) = value else {
+        found.bad(at, path, "expected an object {…}", FORM);
+        return;
+    };
+    let mut has_argv = false;
+    for prop in &object.properties {
+        let name = prop.name.as_str();
+        let at = prop.value.range().start;
+        let path = join_key(path, name);
+        let texts = |least: usize| match &prop.value {
+            Ast::Array(list) => {
+                list.elements.len() >= least
+                    && list.elements.iter().all(|e| matches!(e, Ast::StringLit(_)))
+            }
+            _ => false,
+        };
+        match name {
+            "argv" => {
+                has_argv = true;
+                if !texts(1) {
+                    found.bad(
+                        at,
+                        &path,
+                        "expected a list of texts that is not empty",
+                        FORM,
+                    );
+                }
+            }
+            "env" if !texts(0) => found.bad(at, &path, "expected a list of names", FORM),
+            "timeoutMs" => {
+                let number = match &prop.value {
+                    Ast::NumberLit(n) => integer(n.value),
+                    _ => None,
+                };
+                if !number.is_some_and(|n| (100..=30_000).contains(&n)) {
+                    found.bad(at, &path, "expected a whole number from 100 to 30000", "");
+                }
+            }
+            "env" => {}
+            _ => found.bad(
+                prop.name.range().start,
+                "",
+                &format!("unknown key `{}` in `{path}`", short(name)),
+                "allowed here: argv, timeoutMs, env",
+            ),
+        }
+    }
+    if !has_argv {
+        found.bad(at, path, "argv is missing", FORM);
     }
 }
 

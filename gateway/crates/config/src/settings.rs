@@ -8,6 +8,7 @@ use gateway_protocol::CertPin;
 
 use crate::Secret;
 use crate::schedule::{CronSettings, HeartbeatSettings};
+use crate::written::Written;
 
 /// Slug of the tenant that the top level of the file describes.
 pub const MAIN_TENANT: &str = "main";
@@ -33,6 +34,8 @@ pub struct Settings {
     pub hash: String,
     /// Things worth telling the operator that do not stop the start (short secrets, loose file modes).
     pub warnings: Vec<String>,
+    /// What was written where, for [`crate::Plan`] and `gateway config explain`.
+    pub written: Written,
 }
 
 impl Settings {

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gateway_protocol::event;
 use gateway_protocol::methods::system::{
-    AgentHealth, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth, StatusAgentSessions,
-    StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult, StatusRuns, StatusSession,
-    StatusSessions,
+    AgentHealth, ConfigReload, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth,
+    StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult,
+    StatusRuns, StatusSession, StatusSessions,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -193,6 +193,10 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
             .collect(),
         sessions: sessions_health(tenant, None, now),
         tls: tenant.shared().process_health.tls(),
+        config_reload: ConfigReload {
+            hot_reload_status: reload_word(tenant).to_owned(),
+        },
+        config: tenant.shared().configuration.health(tenant.slug()),
         ..HealthSnapshot::default()
     }
 }
@@ -204,6 +208,14 @@ fn heartbeat(tenant: &Tenant, agent: &str) -> StatusHeartbeatAgent {
         enabled: shown.enabled,
         every: shown.every,
         every_ms: shown.every_ms,
+    }
+}
+
+/// Whether edits of the configuration file count without a start.
+fn reload_word(tenant: &Tenant) -> &'static str {
+    match tenant.shared().configuration.status().watching {
+        crate::config::Watching::Off => "disabled",
+        _ => "active",
     }
 }
 
@@ -277,6 +289,7 @@ fn status(tenant: &Tenant) -> StatusResult {
         },
         runs: StatusRuns { active, queued },
         tenant: tenant.slug().to_owned(),
+        config: tenant.shared().configuration.health(tenant.slug()),
         uptime_ms: age(now, tenant.shared().started_ms),
         ..StatusResult::default()
     }

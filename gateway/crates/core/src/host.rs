@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use gateway_config::Settings;
+use gateway_config::{ConfigError, ConfigFile, GatewayLimits, Settings, TenantSettings};
 use gateway_egress::{Egress, EgressOptions};
 use gateway_protocol::frame::Close;
 use gateway_protocol::ids::ConnId;
@@ -59,7 +60,17 @@ pub struct HostOptions {
     pub guests: bool,
     /// Channel kinds besides the loaded ones: doubles of tests and simulations.
     pub channel_plugins: Vec<Arc<dyn crate::channel::ChannelPlugin>>,
+    /// The file that the settings were read from; it is watched, and clients may edit it. `None`: the settings stay.
+    pub config: Option<Arc<ConfigFile>>,
+    /// Why the file is not what counts, when the settings are the last good ones.
+    pub refused: Option<ConfigError>,
+    /// Told of new settings (and the old ones) just before they count: the log level and what is kept out of the
+    /// process log change then.
+    pub on_settings: Option<OnSettings>,
 }
+
+/// Takes the settings that are about to count, and those that count until then.
+pub type OnSettings = Arc<dyn Fn(&Settings, &Settings) + Send + Sync>;
 
 impl HostOptions {
     /// The real thing: system clock, system randomness, store threads, guests.
@@ -79,6 +90,9 @@ impl HostOptions {
             log_sink: None,
             guests: true,
             channel_plugins: Vec::new(),
+            config: None,
+            refused: None,
+            on_settings: None,
         }
     }
 }
@@ -150,10 +164,57 @@ pub struct HelloInput<'a> {
     pub auth_method: &'a str,
 }
 
+/// The settings in force and the tenants that they name; replaced as a whole.
+#[derive(Clone)]
+pub(crate) struct Directory {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) tenants: BTreeMap<String, Arc<Tenant>>,
+    by_host: BTreeMap<String, Arc<Tenant>>,
+}
+
+impl Directory {
+    pub(crate) fn new(settings: Arc<Settings>, tenants: BTreeMap<String, Arc<Tenant>>) -> Self {
+        let by_host = settings
+            .tenants
+            .values()
+            .filter_map(|s| Some((s, tenants.get(&s.slug)?)))
+            .flat_map(|(s, tenant)| {
+                s.hosts
+                    .iter()
+                    .map(|name| (name.to_ascii_lowercase(), tenant.clone()))
+            })
+            .collect();
+        Self {
+            settings,
+            tenants,
+            by_host,
+        }
+    }
+}
+
+/// What every tenant is made with.
+struct Opening {
+    exec: StoreExec,
+    sync: SyncMode,
+    backends: Arc<dyn BackendFactory>,
+    log_sink: Option<Arc<dyn LogSink>>,
+    faults: Vec<gateway_protocol::methods::system::PluginFault>,
+}
+
 /// The process-wide owner of tenants.
 pub struct Host {
-    tenants: BTreeMap<String, Arc<Tenant>>,
-    by_host: BTreeMap<String, Arc<Tenant>>,
+    directory: ArcSwap<Directory>,
+    opening: Opening,
+    config: Option<Arc<ConfigFile>>,
+    on_settings: Option<OnSettings>,
+    /// Held while the configuration changes.
+    pub(crate) reloading: tokio::sync::Mutex<()>,
+    /// Held while the last good configuration is kept.
+    pub(crate) keeping: parking_lot::Mutex<()>,
+    /// The revision in force.
+    pub(crate) changes: watch::Sender<u64>,
+    /// Tenants that were taken out and still end their work, by slug.
+    leaving: parking_lot::Mutex<BTreeMap<String, watch::Receiver<bool>>>,
     shared: Arc<Shared>,
     auth: Authenticator,
     registry: Registry,
@@ -164,12 +225,12 @@ pub struct Host {
     host_db: HostDb,
     pool: Option<Arc<gateway_store::WriterPool>>,
     // Dropped last: it holds the lock on the directory.
-    _state_dir: StateDir,
+    state_dir: StateDir,
 }
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Host({} tenants)", self.tenants.len())
+        write!(f, "Host({} tenants)", self.directory.load().tenants.len())
     }
 }
 
@@ -227,80 +288,180 @@ impl Host {
             ),
             plugins: guests.host,
             plugin_set: guests.plugins,
-            config_view: settings
-                .tenants
-                .values()
-                .map(|t| {
-                    (
-                        t.slug.clone(),
-                        crate::rpc::config::ConfigView::new(&settings, t),
-                    )
-                })
-                .collect(),
+            configuration: crate::config::Configuration::new(
+                host_db.derive_key("configuration"),
+                &settings,
+                options.refused.as_ref(),
+                clock.now_ms(),
+            ),
         });
-        let stop = CancellationToken::new();
-        let mut tenants = BTreeMap::new();
-        let mut by_host = BTreeMap::new();
-        for (slug, tenant_settings) in &settings.tenants {
-            let row = host_db.ensure_tenant(slug, clock.now_ms())?;
-            let db = TenantDb::open(
-                state_dir.tenant_dir(&row),
-                row.id.clone(),
-                host_db.epoch(),
-                exec.clone(),
-                options.sync,
-            )?;
-            let label: Arc<str> = row.id.as_str().into();
-            let agents = Agents::build(tenant_settings, &label, &*backends, &clock);
-            let logs = Arc::new(LogBook::new(
-                Redactor::new(secrets_of(tenant_settings)),
-                options.log_sink.clone(),
-            ));
-            let tenant = Tenant::new(
-                row.id,
-                tenant_settings.clone(),
-                db,
-                shared.clone(),
-                agents,
-                logs,
-                stop.child_token(),
-            );
-            for name in &tenant_settings.hosts {
-                by_host.insert(name.to_ascii_lowercase(), tenant.clone());
-            }
-            tenants.insert(slug.clone(), tenant);
-        }
-        let limits = &settings.gateway.limits;
         let auth = Authenticator::new(
             host_db.derive_key("credentials"),
-            LimiterRules {
-                failures: limits.auth_failures,
-                window_ms: limits.auth_window_ms,
-                lockout_ms: limits.auth_lockout_ms,
-            },
+            limiter_rules(&settings.gateway.limits),
             clock.clone(),
         );
+        let settings = Arc::new(settings);
         let host = Arc::new(Self {
             hello: crate::hello::HelloParts::new(shared.version, &shared.boot_id),
             registry: crate::rpc::registry()?,
-            tenants,
-            by_host,
+            directory: ArcSwap::from_pointee(Directory::new(settings.clone(), BTreeMap::new())),
+            opening: Opening {
+                exec,
+                sync: options.sync,
+                backends,
+                log_sink: options.log_sink,
+                faults: guests.faults,
+            },
+            config: options.config,
+            on_settings: options.on_settings,
+            reloading: tokio::sync::Mutex::new(()),
+            keeping: parking_lot::Mutex::new(()),
+            changes: watch::Sender::new(1),
+            leaving: parking_lot::Mutex::default(),
             shared,
             auth,
-            stop,
+            stop: CancellationToken::new(),
             draining: AtomicBool::new(false),
             ready: watch::Sender::new(false),
             host_db,
             pool,
-            _state_dir: state_dir,
+            state_dir,
         });
+        host.shared.configuration.set_host(Arc::downgrade(&host));
+        let mut tenants = BTreeMap::new();
+        for (slug, tenant_settings) in &settings.tenants {
+            tenants.insert(slug.clone(), host.make_tenant(tenant_settings)?);
+        }
+        host.set_directory(Directory::new(settings.clone(), tenants));
         host.sync_credentials(&settings)?;
-        for tenant in host.tenants.values() {
-            host.open_tenant(tenant, &guests.faults).await;
+        for tenant in host.tenants() {
+            host.open_tenant(&tenant).await;
         }
         host.spawn_sweeper();
         crate::start::boot(&host).await;
+        host.watch_config();
         Ok(host)
+    }
+
+    /// A tenant whose store is not open yet.
+    pub(crate) fn make_tenant(&self, settings: &TenantSettings) -> Result<Arc<Tenant>, StoreError> {
+        let row = self
+            .host_db
+            .ensure_tenant(&settings.slug, self.shared.clock.now_ms())?;
+        let db = TenantDb::open(
+            self.state_dir.tenant_dir(&row),
+            row.id.clone(),
+            self.host_db.epoch(),
+            self.opening.exec.clone(),
+            self.opening.sync,
+        )?;
+        let label: Arc<str> = row.id.as_str().into();
+        let agents = Agents::build(
+            settings,
+            &label,
+            &*self.opening.backends,
+            &self.shared.clock,
+        );
+        let logs = Arc::new(LogBook::new(
+            Redactor::new(secrets_of(settings)),
+            self.opening.log_sink.clone(),
+        ));
+        Ok(Tenant::new(
+            row.id,
+            settings.clone(),
+            db,
+            self.shared.clone(),
+            agents,
+            logs,
+            self.stop.child_token(),
+        ))
+    }
+
+    /// The agents of a tenant with other settings.
+    pub(crate) fn make_agents(&self, tenant: &Tenant, settings: &TenantSettings) -> Agents {
+        let label: Arc<str> = tenant.id().as_str().into();
+        Agents::build(
+            settings,
+            &label,
+            &*self.opening.backends,
+            &self.shared.clock,
+        )
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.directory.load().settings.clone()
+    }
+
+    /// Tells the revision of the settings whenever others count.
+    #[must_use]
+    pub fn config_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn config_file(&self) -> Option<&Arc<ConfigFile>> {
+        self.config.as_ref()
+    }
+
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        self.directory.load_full()
+    }
+
+    pub(crate) fn set_directory(&self, directory: Directory) {
+        self.directory.store(Arc::new(directory));
+    }
+
+    pub(crate) fn tell_settings(&self, new: &Settings, old: &Settings) {
+        if let Some(tell) = &self.on_settings {
+            tell(new, old);
+        }
+    }
+
+    pub(crate) fn set_limits(&self, limits: &GatewayLimits) {
+        self.auth.set_rules(limiter_rules(limits));
+    }
+
+    /// The end of a tenant of this name that was taken out, if it still ends its work.
+    pub(crate) fn leaving(&self, slug: &str) -> Option<watch::Receiver<bool>> {
+        self.leaving.lock().get(slug).cloned()
+    }
+
+    /// Takes up a tenant that was added while the gateway runs.
+    pub(crate) async fn admit_tenant(self: &Arc<Self>, tenant: &Arc<Tenant>) {
+        self.open_tenant(tenant).await;
+        if let Some(channels) = tenant.channels() {
+            channels.start_all().await;
+        }
+        let (host, tenant) = (self.clone(), tenant.clone());
+        let tracker = tenant.tasks().clone();
+        tracker.spawn(async move {
+            if let Err(why) = crate::boot::run_all(&host, &tenant).await {
+                tenant.log("error", &why);
+            }
+        });
+    }
+
+    /// Ends the work of a tenant that was taken out. What it has stays on disk.
+    pub(crate) fn retire(self: &Arc<Self>, tenant: Arc<Tenant>) {
+        let (tell, gone) = watch::channel(false);
+        self.leaving.lock().insert(tenant.slug().to_owned(), gone);
+        let host = self.clone();
+        tokio::spawn(async move {
+            let drain = Duration::from_millis(host.settings().gateway.limits.drain_timeout_ms).min(
+                Duration::from_millis(crate::limits::TENANT_LEAVES_MAX_MS / 2),
+            );
+            let until = tokio::time::Instant::now() + drain;
+            leave(&tenant, "tenant removed", until).await;
+            tenant.stop_token().cancel();
+            close(&tenant).await;
+            host.leaving.lock().remove(tenant.slug());
+            tell.send_replace(true);
+            tracing::info!(
+                tenant = tenant.slug(),
+                "tenant removed; its state stays on disk"
+            );
+        });
     }
 
     /// Replaces the credentials by those of `settings` in memory and in the host's store. The old ones end at once, and
@@ -309,10 +470,11 @@ impl Host {
     /// # Errors
     /// Two tenants that share a secret, or a store error.
     pub fn sync_credentials(&self, settings: &Settings) -> Result<(), StartError> {
+        let directory = self.directory();
         let pairs: Vec<_> = settings
             .tenants
             .iter()
-            .filter_map(|(slug, s)| Some((self.tenants.get(slug)?, &s.auth)))
+            .filter_map(|(slug, s)| Some((directory.tenants.get(slug)?, &s.auth)))
             .collect();
         let shared = self.auth.replace(pairs.iter().map(|(t, a)| (*t, *a)));
         self.close_ended_credentials();
@@ -342,10 +504,10 @@ impl Host {
 
     fn close_ended_credentials(&self) {
         let close = Close::new(Close::CREDENTIAL_CHANGED, "gateway auth changed");
-        for tenant in self.tenants.values() {
+        for tenant in self.tenants() {
             let ended = tenant
                 .hub()
-                .close_where(&close, |conn| !self.auth.still_admits(tenant, &conn.proof));
+                .close_where(&close, |conn| !self.auth.still_admits(&tenant, &conn.proof));
             if ended > 0 {
                 tenant.log(
                     "INFO",
@@ -379,12 +541,8 @@ impl Host {
     }
 
     /// Opens a tenant's store and takes up what is unfinished. Failures leave this tenant degraded.
-    async fn open_tenant(
-        &self,
-        tenant: &Arc<Tenant>,
-        faults: &[gateway_protocol::methods::system::PluginFault],
-    ) {
-        tenant.health().set_faults(faults.to_vec());
+    async fn open_tenant(&self, tenant: &Arc<Tenant>) {
+        tenant.health().set_faults(self.opening.faults.clone());
         for (agent, why) in tenant.agents().broken() {
             tenant.log("ERROR", &format!("agent {agent} cannot answer: {why}"));
         }
@@ -457,11 +615,12 @@ impl Host {
         host: Option<&str>,
         path_slug: Option<&str>,
     ) -> Result<TenantHint, ContradictoryHints> {
+        let directory = self.directory.load();
         let by_host = host.and_then(|h| {
             let name = h.trim_end_matches('.').to_ascii_lowercase();
-            self.by_host.get(&name)
+            directory.by_host.get(&name)
         });
-        let by_path = path_slug.map(|slug| self.tenants.get(slug));
+        let by_path = path_slug.map(|slug| directory.tenants.get(slug));
         match (by_host, by_path) {
             (None, None) => Ok(TenantHint::Unnamed),
             (Some(t), None) | (None, Some(Some(t))) => Ok(TenantHint::Named(t.clone())),
@@ -506,26 +665,26 @@ impl Host {
     /// Publishes how the listener's certificate is, to every tenant.
     pub fn set_tls_health(&self, state: gateway_protocol::methods::system::TlsHealth) {
         self.shared.process_health.set_tls(state);
-        for tenant in self.tenants.values() {
+        for tenant in self.tenants() {
             tenant.health().nudge();
         }
     }
 
     /// All tenants, by slug. For background loops and for channel routes (which name their tenant by path or host).
-    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
-        self.tenants.values()
+    pub fn tenants(&self) -> Vec<Arc<Tenant>> {
+        self.directory.load().tenants.values().cloned().collect()
     }
 
     /// The tenant of this slug. Not for text that comes from a caller's params.
     #[must_use]
-    pub fn tenant(&self, slug: &str) -> Option<&Arc<Tenant>> {
-        self.tenants.get(slug)
+    pub fn tenant(&self, slug: &str) -> Option<Arc<Tenant>> {
+        self.directory.load().tenants.get(slug).cloned()
     }
 
     /// The tenant whose requests carry neither a host name nor a path of a tenant.
     #[must_use]
-    pub fn main_tenant(&self) -> Option<&Arc<Tenant>> {
-        self.tenants.get(gateway_config::MAIN_TENANT)
+    pub fn main_tenant(&self) -> Option<Arc<Tenant>> {
+        self.tenant(gateway_config::MAIN_TENANT)
     }
 
     /// True when boot is over and requests are welcome; false while draining.
@@ -568,33 +727,56 @@ impl Host {
         }
         self.ready.send_replace(false);
         let until = tokio::time::Instant::now() + deadline;
-        for tenant in self.tenants.values() {
-            tenant.sessions().drain();
-            tenant.hub().emit::<gateway_protocol::event::Shutdown>(
-                &gateway_protocol::event::ShutdownPayload {
-                    reason: "gateway stopping".to_owned(),
-                    restart_expected_ms: None,
-                },
-                crate::hub::Routing::Everyone,
-            );
-        }
-        for tenant in self.tenants.values() {
-            let _ = tokio::time::timeout_at(until, tenant.sessions().wait_idle()).await;
-        }
-        crate::start::stop(self, until).await;
+        // A change of the configuration that is under way ends first; none begins any more.
+        let _ = tokio::time::timeout_at(until, self.reloading.lock()).await;
+        let tenants = self.tenants();
+        let leaving: Vec<_> = self.leaving.lock().values().cloned().collect();
+        futures_util::future::join_all(tenants.iter().map(|t| leave(t, "gateway stopping", until)))
+            .await;
         self.stop.cancel();
-        let grace = tokio::time::Instant::now() + Duration::from_millis(STOP_GRACE_MS);
-        for tenant in self.tenants.values() {
-            tenant.tasks().close();
-            let _ = tokio::time::timeout_at(grace, tenant.tasks().wait()).await;
-            if let Err(error) = tenant.db().close().await {
-                tracing::warn!(tenant = tenant.slug(), %error, "store not closed cleanly");
-            }
+        futures_util::future::join_all(tenants.iter().map(|t| close(t))).await;
+        for mut gone in leaving {
+            let _ = tokio::time::timeout_at(until, gone.wait_for(|gone| *gone)).await;
         }
         if let Some(pool) = self.pool.clone() {
             // It joins threads: not on a runtime thread.
             let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
         }
+    }
+}
+
+/// Ends a tenant's work: no new run, everybody is told, runs end and answers that are due are sent until `until`.
+async fn leave(tenant: &Tenant, reason: &str, until: tokio::time::Instant) {
+    tenant.sessions().drain();
+    tenant.hub().emit::<gateway_protocol::event::Shutdown>(
+        &gateway_protocol::event::ShutdownPayload {
+            reason: reason.to_owned(),
+            restart_expected_ms: None,
+        },
+        crate::hub::Routing::Everyone,
+    );
+    let _ = tokio::time::timeout_at(until, tenant.sessions().wait_idle()).await;
+    if let Some(channels) = tenant.channels() {
+        let _ = tokio::time::timeout_at(until, channels.flush()).await;
+        let _ = tokio::time::timeout_at(until, channels.stop_all()).await;
+    }
+}
+
+/// Waits for a stopped tenant's tasks and closes its store.
+async fn close(tenant: &Tenant) {
+    let grace = tokio::time::Instant::now() + Duration::from_millis(STOP_GRACE_MS);
+    tenant.tasks().close();
+    let _ = tokio::time::timeout_at(grace, tenant.tasks().wait()).await;
+    if let Err(error) = tenant.db().close().await {
+        tracing::warn!(tenant = tenant.slug(), %error, "store not closed cleanly");
+    }
+}
+
+fn limiter_rules(limits: &GatewayLimits) -> LimiterRules {
+    LimiterRules {
+        failures: limits.auth_failures,
+        window_ms: limits.auth_window_ms,
+        lockout_ms: limits.auth_lockout_ms,
     }
 }
 
@@ -663,7 +845,7 @@ async fn load_guests(
 }
 
 /// All secret values of a tenant, to be kept out of its log.
-fn secrets_of(settings: &gateway_config::TenantSettings) -> Vec<String> {
+pub(crate) fn secrets_of(settings: &TenantSettings) -> Vec<String> {
     let mut out: Vec<String> = [&settings.auth.token, &settings.auth.password]
         .into_iter()
         .flatten()

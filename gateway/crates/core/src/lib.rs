@@ -12,6 +12,7 @@ pub mod boot;
 pub mod bus;
 pub mod channel;
 pub mod clock;
+pub mod config;
 pub mod cron;
 pub mod cx;
 pub mod delivery;

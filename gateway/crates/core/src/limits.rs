@@ -62,6 +62,15 @@ pub const HISTORY_DEFAULT: usize = 200;
 /// Longest page of `chat.history`.
 pub const HISTORY_MAX: usize = 1_000;
 
+/// Writes of the configuration by clients within [`CONFIG_WRITES_WINDOW_MS`], per method.
+pub const CONFIG_WRITES_MAX: usize = 30;
+/// Window of [`CONFIG_WRITES_MAX`], in ms.
+pub const CONFIG_WRITES_WINDOW_MS: u64 = 60_000;
+/// Name of the configuration file as clients see it: where it is kept is not for the wire.
+pub const CONFIG_FILE_LABEL: &str = "gateway.json5";
+/// How long a tenant that comes back waits for the end of the one that was taken out, in ms.
+pub const TENANT_LEAVES_MAX_MS: u64 = 20_000;
+
 /// Period of the health reconciler, in ms (it is also nudged by changes).
 pub const HEALTH_RECONCILE_MS: u64 = 10_000;
 /// Deadline of a handler of class `Query`, in ms.

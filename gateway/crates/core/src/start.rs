@@ -23,7 +23,7 @@ pub(crate) async fn before_runs(tenant: &Arc<Tenant>) {
         Ok(_) => {}
         Err(error) => tenant.log("error", &format!("outbox not recovered: {error}")),
     }
-    let channels = Channels::new(tenant, &tenant.shared().channel_plugins);
+    let channels = Channels::new(tenant);
     tenant.set_delivery(channels.clone());
     tenant.set_channel_control(channels.clone());
     tenant.set_channels(channels);
@@ -56,9 +56,9 @@ pub(crate) async fn boot(host: &Arc<Host>) {
             }
         }
         for tenant in host.tenants() {
-            crate::cron::start(tenant).await;
+            crate::cron::start(&tenant).await;
         }
-        for tenant in host.tenants() {
+        for tenant in &host.tenants() {
             if let Err(why) = crate::boot::run_all(&host, tenant).await {
                 tracing::error!(
                     tenant = tenant.slug(),
@@ -71,6 +71,7 @@ pub(crate) async fn boot(host: &Arc<Host>) {
             }
         }
         host.set_ready();
+        host.keep_last_good();
     };
     tokio::spawn(async move {
         tokio::select! {
@@ -78,15 +79,4 @@ pub(crate) async fn boot(host: &Arc<Host>) {
             () = work => {}
         }
     });
-}
-
-/// Stops channels: answers that are due are sent until `until`.
-pub(crate) async fn stop(host: &Host, until: tokio::time::Instant) {
-    for tenant in host.tenants() {
-        let Some(channels) = tenant.channels() else {
-            continue;
-        };
-        let _ = tokio::time::timeout_at(until, channels.flush()).await;
-        let _ = tokio::time::timeout_at(until, channels.stop_all()).await;
-    }
 }

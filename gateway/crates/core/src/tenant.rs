@@ -9,6 +9,7 @@ use gateway_config::TenantSettings;
 use gateway_egress::Egress;
 use gateway_protocol::ids::AgentId;
 use gateway_store::{TenantDb, TenantId};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,8 +49,8 @@ pub struct Shared {
     pub plugin_set: Vec<Arc<gateway_wasm::Plugin>>,
     /// The gateway's own key pair's public half.
     pub identity: crate::hello::Identity,
-    /// The configuration without secrets, for `config.get`, by tenant slug.
-    pub config_view: std::collections::BTreeMap<String, crate::rpc::config::ConfigView>,
+    /// The configuration in force, as tenants see it and as it is changed.
+    pub configuration: crate::config::Configuration,
 }
 
 impl std::fmt::Debug for Shared {
@@ -75,6 +76,7 @@ pub struct Tenant {
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
+    http_permits: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -116,6 +118,7 @@ impl Tenant {
             control: OnceLock::new(),
             channels: OnceLock::new(),
             cron: Arc::default(),
+            http_permits: crate::channel::http::tenant_permits(),
             stop,
             tasks: TaskTracker::new(),
             db,
@@ -139,6 +142,16 @@ impl Tenant {
     #[must_use]
     pub fn settings(&self) -> Arc<TenantSettings> {
         self.settings.load_full()
+    }
+
+    /// Replaces its settings.
+    pub(crate) fn set_settings(&self, settings: TenantSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Replaces its agents, and gives those from before. Runs that are going on keep theirs.
+    pub(crate) fn set_agents(&self, agents: crate::agents::Agents) -> Arc<crate::agents::Agents> {
+        self.agents.swap(Arc::new(agents))
     }
 
     /// Its store.
@@ -236,6 +249,11 @@ impl Tenant {
 
     pub(crate) fn set_channels(&self, channels: Arc<crate::channel::Channels>) {
         let _ = self.channels.set(channels);
+    }
+
+    /// Requests of its guests that may be under way at the same time.
+    pub(crate) fn http_permits(&self) -> &Arc<Semaphore> {
+        &self.http_permits
     }
 
     /// What the channel methods call, once the channels were set up.

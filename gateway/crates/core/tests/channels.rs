@@ -196,6 +196,7 @@ fn settings(dir: &Path, account: &str) -> Settings {
 
 struct Rig {
     host: Arc<Host>,
+    tenant: Arc<Tenant>,
     wire: Arc<Wire>,
 }
 
@@ -224,11 +225,12 @@ impl Rig {
         let host = Host::start(options).await.unwrap();
         let mut ready = host.ready();
         ready.wait_for(|ready| *ready).await.unwrap();
-        Self { host, wire }
+        let tenant = host.main_tenant().unwrap();
+        Self { host, tenant, wire }
     }
 
     fn tenant(&self) -> &Arc<Tenant> {
-        self.host.main_tenant().unwrap()
+        &self.tenant
     }
 
     async fn post_as(&self, secret: Option<&str>, peer: &str, body: &Value) -> WebhookAnswer {
@@ -430,7 +432,11 @@ async fn a_route_without_its_secret_does_not_exist() {
     })];
     let host = Host::start(options).await.unwrap();
     host.ready().wait_for(|ready| *ready).await.unwrap();
-    let rig = Rig { host, wire };
+    let rig = Rig {
+        tenant: host.main_tenant().unwrap(),
+        host,
+        wire,
+    };
     for secret in [None, Some(""), Some("anything")] {
         let answer = rig
             .post_as(
@@ -1084,6 +1090,7 @@ async fn jobs_post_where_the_configuration_allows() {
     let host = Host::start(options).await.unwrap();
     host.ready().wait_for(|ready| *ready).await.unwrap();
     let rig = Rig {
+        tenant: host.main_tenant().unwrap(),
         host,
         wire: Arc::default(),
     };

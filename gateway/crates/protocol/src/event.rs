@@ -95,6 +95,8 @@ events! {
     Agent = "agent", Audience::Scope(Scope::Read), keep, AgentEvent;
     /// Progress of a run, for people: status, delta, and one of final, aborted, error.
     Chat = "chat", Audience::Scope(Scope::Read), keep, ChatEvent;
+    /// A changed configuration is in force.
+    ConfigChanged = "config.changed", Audience::Scope(Scope::Read), keep, ConfigChangedPayload;
     /// First frame of a v4 socket: the nonce that a device identity signs.
     ConnectChallenge = "connect.challenge", Audience::Targeted, keep, ChallengePayload;
     /// A job was made, changed, deleted, began or ended.
@@ -132,6 +134,19 @@ pub struct ChallengePayload {
     pub nonce: String,
     /// The gateway's time, milliseconds since the Unix epoch.
     pub ts: i64,
+}
+
+/// Payload of `config.changed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ConfigChangedPayload {
+    /// Name of the configuration file.
+    pub path: String,
+    /// Hash of what is in force, as in `config.get`.
+    pub hash: String,
+    /// When, milliseconds since the Unix epoch.
+    pub ts: i64,
+    /// Rises by one with each change that this tenant can see.
+    pub revision: u64,
 }
 
 /// Payload of `tick`.

@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use arc_swap::ArcSwap;
 use axum::Router;
+use gateway_config::Settings;
 use gateway_core::host::Host;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -12,10 +14,13 @@ use crate::{ServerLimits, budget, guard::Names, ws::timer::Timer};
 /// The listener's state. Everything in it is bounded by [`ServerLimits`] or [`crate::limits`].
 pub(crate) struct App {
     pub(crate) host: Arc<Host>,
-    pub(crate) names: Names,
+    /// The names of these settings; made anew when others count.
+    pub(crate) names: ArcSwap<(Arc<Settings>, Names)>,
     /// Peers whose forwarding headers are tolerated (and not believed).
     pub(crate) proxies: Vec<std::net::IpAddr>,
     pub(crate) limits: ServerLimits,
+    /// The limits were given by the embedding program and not by the settings.
+    pub(crate) own_limits: bool,
     pub(crate) budget: Arc<budget::Budget>,
     pub(crate) preauth_bytes: Arc<budget::Bytes>,
     pub(crate) event_bytes: Arc<budget::Bytes>,
@@ -31,6 +36,53 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// The names that are answered now.
+    pub(crate) fn names(&self) -> Arc<(Arc<Settings>, Names)> {
+        let settings = self.host.settings();
+        let names = self.names.load_full();
+        if Arc::ptr_eq(&names.0, &settings) {
+            return names;
+        }
+        let names = Arc::new((settings.clone(), Names::of(&settings)));
+        self.names.store(names.clone());
+        names
+    }
+
+    /// For a handshake, in ms.
+    pub(crate) fn handshake_timeout_ms(&self) -> u64 {
+        if self.own_limits {
+            return self.limits.handshake_timeout_ms;
+        }
+        self.host.settings().gateway.limits.handshake_timeout_ms
+    }
+
+    /// For runs to end when the gateway stops, in ms.
+    pub(crate) fn drain_timeout_ms(&self) -> u64 {
+        if self.own_limits {
+            return self.limits.drain_timeout_ms;
+        }
+        self.host.settings().gateway.limits.drain_timeout_ms
+    }
+
+    /// Follows the settings: places for connections that change while the gateway runs.
+    pub(crate) async fn follow_settings(self: Arc<Self>) {
+        let mut changes = self.host.config_changes();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            if !self.own_limits {
+                let limits = ServerLimits::of(&self.host.settings().gateway.limits);
+                self.budget.set(
+                    limits.max_connections,
+                    limits.preauth_total,
+                    limits.preauth_per_address,
+                );
+            }
+        }
+    }
+
     /// Boot is over and nothing stops it: requests are welcome.
     pub(crate) fn ready(&self) -> bool {
         *self.ready.borrow() && !self.host.is_draining()

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -27,9 +27,9 @@ pub(crate) enum Full {
 /// The listener's places.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    total: usize,
-    preauth: usize,
-    per_address: u32,
+    total: AtomicUsize,
+    preauth: AtomicUsize,
+    per_address: AtomicU32,
     used: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
@@ -52,32 +52,39 @@ impl Budget {
     /// `total` connections, `preauth` of them unauthenticated, `per_address` of those from one address.
     pub(crate) fn new(total: usize, preauth: usize, per_address: u32) -> Arc<Self> {
         Arc::new(Self {
-            total,
-            preauth: preauth.min(total),
-            per_address,
+            total: AtomicUsize::new(total),
+            preauth: AtomicUsize::new(preauth.min(total)),
+            per_address: AtomicU32::new(per_address),
             used: AtomicUsize::new(0),
             waiting: Mutex::default(),
         })
+    }
+
+    /// Other sizes from now on. Places that are taken stay taken.
+    pub(crate) fn set(&self, total: usize, preauth: usize, per_address: u32) {
+        self.total.store(total, Ordering::Release);
+        self.preauth.store(preauth.min(total), Ordering::Release);
+        self.per_address.store(per_address, Ordering::Release);
     }
 
     /// Takes a place for a connection from `peer`, or says why not. Never waits.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Full> {
         let address = share_of(peer);
         let mut waiting = self.waiting.lock();
-        if waiting.all >= self.preauth {
+        if waiting.all >= self.preauth.load(Ordering::Acquire) {
             return Err(Full::Preauth);
         }
         if waiting
             .by_address
             .get(&address)
-            .is_some_and(|n| *n >= self.per_address)
+            .is_some_and(|n| *n >= self.per_address.load(Ordering::Acquire))
         {
             return Err(Full::Address);
         }
         if self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < self.total).then_some(n + 1)
+                (n < self.total.load(Ordering::Acquire)).then_some(n + 1)
             })
             .is_err()
         {

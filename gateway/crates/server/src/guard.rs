@@ -76,6 +76,23 @@ pub(crate) const FORWARDING: [&str; 12] = [
 ];
 
 impl Names {
+    /// What these settings say about names.
+    pub(crate) fn of(settings: &gateway_config::Settings) -> Self {
+        Self {
+            hosts: settings.gateway.allowed_hosts.clone(),
+            tenants: settings
+                .tenants
+                .values()
+                .flat_map(|t| {
+                    t.hosts
+                        .iter()
+                        .map(|h| (h.to_ascii_lowercase(), t.slug.clone()))
+                })
+                .collect(),
+            origins: settings.gateway.allowed_origins.clone(),
+        }
+    }
+
     /// Judges the value of the Host line.
     pub(crate) fn host(&self, raw: &str, socket: &Socket) -> Result<HostName<'_>, Refused> {
         let (name, port) = split(raw).ok_or(Refused::BadHost)?;

@@ -7,6 +7,7 @@ mod accept;
 mod app;
 mod budget;
 mod guard;
+mod handshakes;
 mod head;
 mod http;
 pub mod limits;

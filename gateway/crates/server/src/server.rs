@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use gateway_core::host::{Host, HostOptions, StartError};
 use gateway_protocol::{Class, method};
 use tokio::{net::TcpListener, sync::watch};
@@ -183,7 +184,11 @@ impl GatewayServer {
             IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
             _ => ip,
         };
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let scheme = if self.certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         format!(
             "{scheme}://{}/",
             SocketAddr::new(ip, self.local_addr.port())
@@ -248,19 +253,7 @@ pub async fn start_gateway_server(
 async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
     let settings = &options.host.settings;
     let gateway = &settings.gateway;
-    let names = Names {
-        hosts: gateway.allowed_hosts.clone(),
-        tenants: settings
-            .tenants
-            .values()
-            .flat_map(|t| {
-                t.hosts
-                    .iter()
-                    .map(|h| (h.to_ascii_lowercase(), t.slug.clone()))
-            })
-            .collect(),
-        origins: gateway.allowed_origins.clone(),
-    };
+    let own_limits = options.limits.is_some();
     let limits = options
         .limits
         .unwrap_or_else(|| ServerLimits::of(&gateway.limits));
@@ -303,8 +296,10 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             .map(|m| m.name)
             .collect()
     };
+    let settings = host.settings();
     let app = Arc::new(App {
-        names,
+        names: ArcSwap::from_pointee((settings.clone(), Names::of(&settings))),
+        own_limits,
         proxies: options.tolerated_proxies,
         budget: budget::Budget::new(
             limits.max_connections,
@@ -325,6 +320,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     });
     let timer_stop = CancellationToken::new();
     tokio::spawn(app.timer.clone().run(timer_stop.clone()));
+    tokio::spawn(app.clone().follow_settings());
     let accepting = tokio::spawn(accept::accept(app.clone(), listener, certificates.clone()));
     if let Some(certificates) = &certificates {
         tokio::spawn(certificates.clone().watch(app.stop.clone()));
@@ -341,7 +337,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             app.stop.cancel();
             let _ = accepting.await;
             app.host
-                .shutdown(Duration::from_millis(app.limits.drain_timeout_ms))
+                .shutdown(Duration::from_millis(app.drain_timeout_ms()))
                 .await;
             app.timer.stop_all();
             app.tasks.close();

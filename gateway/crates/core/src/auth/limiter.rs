@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::limits::{AUTH_FAILURES_MAX, AUTH_LOCKOUT_MS, AUTH_TRACKED_MAX, AUTH_WINDOW_MS};
 
@@ -66,7 +66,7 @@ struct Entry {
 /// Counts failures per (address, class). Bounded.
 #[derive(Debug, Default)]
 pub struct FailureLimiter {
-    rules: LimiterRules,
+    rules: RwLock<LimiterRules>,
     entries: Mutex<HashMap<(IpAddr, CredentialClass), Entry>>,
 }
 
@@ -85,9 +85,18 @@ impl FailureLimiter {
     #[must_use]
     pub fn new(rules: LimiterRules) -> Self {
         Self {
-            rules,
+            rules: RwLock::new(rules),
             entries: Mutex::default(),
         }
+    }
+
+    /// Goes on with other rules. What was counted stays counted.
+    pub fn set_rules(&self, rules: LimiterRules) {
+        *self.rules.write() = rules;
+    }
+
+    fn rules(&self) -> LimiterRules {
+        *self.rules.read()
     }
 
     /// Takes a place at monotonic time `now` (ms).
@@ -101,12 +110,13 @@ impl FailureLimiter {
         now: u64,
     ) -> Result<Reservation<'_>, u64> {
         let key = (bucket(ip), class);
+        let rules = self.rules();
         let mut map = self.entries.lock();
         if !map.contains_key(&key) && map.len() >= AUTH_TRACKED_MAX {
-            make_room(&mut map, now, self.rules.window_ms);
+            make_room(&mut map, now, rules.window_ms);
             if map.len() >= AUTH_TRACKED_MAX {
                 // Everything is locked or in work: refuse rather than forget a lockout.
-                return Err(self.rules.window_ms);
+                return Err(rules.window_ms);
             }
         }
         let entry = map.entry(key).or_insert(Entry {
@@ -118,11 +128,11 @@ impl FailureLimiter {
         if entry.locked_until > now {
             return Err(entry.locked_until - now);
         }
-        if now.saturating_sub(entry.since) >= self.rules.window_ms {
+        if now.saturating_sub(entry.since) >= rules.window_ms {
             entry.since = now;
             entry.failures = 0;
         }
-        if entry.failures + entry.in_flight >= self.rules.failures {
+        if entry.failures + entry.in_flight >= rules.failures {
             return Err(1_000);
         }
         entry.in_flight += 1;
@@ -150,11 +160,12 @@ impl FailureLimiter {
 
     /// Forgets entries that no longer matter.
     pub fn sweep(&self, now: u64) {
-        let window = self.rules.window_ms;
+        let window = self.rules().window_ms;
         self.entries.lock().retain(|_, e| useful(e, now, window));
     }
 
     fn finish(&self, key: (IpAddr, CredentialClass), now: u64, ok: bool) {
+        let rules = self.rules();
         let mut map = self.entries.lock();
         let Some(entry) = map.get_mut(&key) else {
             return;
@@ -169,8 +180,8 @@ impl FailureLimiter {
             return;
         }
         entry.failures += 1;
-        if entry.failures >= self.rules.failures {
-            entry.locked_until = now + self.rules.lockout_ms;
+        if entry.failures >= rules.failures {
+            entry.locked_until = now + rules.lockout_ms;
             entry.failures = 0;
             entry.since = now;
         }
@@ -216,10 +227,11 @@ impl Reservation<'_> {
     /// Nothing was verified (no credential was there to compare): the place is given back uncounted.
     pub fn release(mut self) {
         self.open = false;
+        let window_ms = self.limiter.rules().window_ms;
         let mut map = self.limiter.entries.lock();
         if let Some(e) = map.get_mut(&self.key) {
             e.in_flight = e.in_flight.saturating_sub(1);
-            if !useful(e, self.now, self.limiter.rules.window_ms) {
+            if !useful(e, self.now, window_ms) {
                 map.remove(&self.key);
             }
         }

@@ -206,6 +206,11 @@ impl Authenticator {
         shared.into_iter().map(|(_, slug)| slug).collect()
     }
 
+    /// Replaces the rules of the failure limiter; failures that were counted stay counted.
+    pub(crate) fn set_rules(&self, rules: LimiterRules) {
+        self.limiter.set_rules(rules);
+    }
+
     /// Forgets limiter entries that ended.
     pub(crate) fn sweep(&self) {
         self.limiter.sweep(self.clock.monotonic_ms());

@@ -19,7 +19,8 @@ use super::access::AccessRules;
 use super::guest::{ChannelGuest, ChannelPlugin};
 use super::http::HttpGrant;
 use super::limits::{
-    EVENT_RETRY_MAX_MS, EVENT_RETRY_MS, WEBHOOK_FAILURES_MAX, WEBHOOK_LOCKOUT_MS, WEBHOOK_WINDOW_MS,
+    ACCOUNT_DRAIN_MAX_MS, EVENT_RETRY_MAX_MS, EVENT_RETRY_MS, FLUSH_LOOK_MS, WEBHOOK_FAILURES_MAX,
+    WEBHOOK_LOCKOUT_MS, WEBHOOK_WINDOW_MS,
 };
 use super::verify::{TimestampRule, VerifyRule};
 use crate::auth::limiter::{FailureLimiter, LimiterRules};
@@ -167,6 +168,28 @@ impl Account {
 
     pub(super) fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+
+    /// Why it cannot run.
+    pub(crate) fn unusable(&self) -> Option<&str> {
+        self.degraded.as_deref()
+    }
+
+    pub(super) fn is_delivering(&self) -> bool {
+        self.delivering.load(Ordering::Acquire)
+    }
+
+    /// Stops it after it has sent what it is sending and answered who waits, or after a while.
+    pub(super) async fn drain(&self) {
+        let busy = || self.is_delivering() || !self.holds.lock().is_empty();
+        let wait = async {
+            while self.is_running() && busy() {
+                tokio::time::sleep(std::time::Duration::from_millis(FLUSH_LOOK_MS)).await;
+            }
+        };
+        let longest = std::time::Duration::from_millis(ACCOUNT_DRAIN_MAX_MS);
+        let _ = tokio::time::timeout(longest, wait).await;
+        self.stop().await;
     }
 
     pub(super) fn secret(&self, name: &str) -> Option<&Secret> {

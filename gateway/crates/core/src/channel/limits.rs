@@ -36,3 +36,6 @@ pub const EVENT_RETRY_MS: u64 = 1_000;
 pub const EVENT_RETRY_MAX_MS: u64 = 60_000;
 /// Pause between two looks at whether deliveries ended, in ms.
 pub const FLUSH_LOOK_MS: u64 = 20;
+
+/// How long an account that is replaced or taken out may end what it is doing, in ms.
+pub const ACCOUNT_DRAIN_MAX_MS: u64 = 5_000;

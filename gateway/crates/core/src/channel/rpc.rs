@@ -41,7 +41,7 @@ impl Channels {
                 result.channel_order.push(kind.to_owned());
                 result
                     .channel_labels
-                    .insert(kind.to_owned(), self.label(kind).to_owned());
+                    .insert(kind.to_owned(), self.label(kind));
                 result
                     .channel_default_account_id
                     .insert(kind.to_owned(), account.id().to_owned());
@@ -50,7 +50,7 @@ impl Channels {
                 .channel_accounts
                 .entry(kind.to_owned())
                 .or_default()
-                .push(row(account));
+                .push(row(&account));
         }
         for (kind, rows) in &result.channel_accounts {
             let facts = serde_json::json!({
@@ -86,12 +86,8 @@ impl Channels {
         tenant.health().nudge();
     }
 
-    fn label(&self, kind: &str) -> &str {
-        self.labels.get(kind).map_or("", String::as_str)
-    }
-
     /// The accounts that a request names.
-    fn named(&self, channel: &str, account: Option<&str>) -> Result<Vec<&Arc<Account>>, RpcError> {
+    fn named(&self, channel: &str, account: Option<&str>) -> Result<Vec<Arc<Account>>, RpcError> {
         let account = account.filter(|account| !account.is_empty());
         let found: Vec<_> = self
             .accounts()
@@ -305,7 +301,7 @@ async fn pairing_list(
         })
         .map(|account| PairingAccount {
             channel: account.kind().to_owned(),
-            channel_label: channels.label(account.kind()).to_owned(),
+            channel_label: channels.label(account.kind()),
             account_id: account.id().to_owned(),
             account_label: None,
             notify_supported: false,
@@ -316,7 +312,7 @@ async fn pairing_list(
         .filter(|row| wanted(&row.kind, &row.account))
         .map(|row| PairingRequest {
             request_id: row.code,
-            channel_label: channels.label(&row.kind).to_owned(),
+            channel_label: channels.label(&row.kind),
             channel: row.kind,
             account_id: row.account,
             account_label: None,
@@ -458,7 +454,7 @@ fn target<'a>(
     channels: &'a Channels,
     channel: Option<&str>,
     account: Option<&str>,
-) -> Result<&'a Arc<Account>, RpcError> {
+) -> Result<Arc<Account>, RpcError> {
     let (channel, account) = (
         channel.filter(|text| !text.is_empty()),
         account.filter(|text| !text.is_empty()),

@@ -1,77 +1,218 @@
-//! `config.get`: the tenant's own configuration without secrets.
+//! `config.*`: the tenant's own configuration without secrets, its schema, and edits by the owner of the file.
 
-use gateway_config::{Settings, TenantSettings, redacted_tenant_json};
-use gateway_protocol::error::RpcError;
+use gateway_config::{MAIN_TENANT, Reload, SchemaNode, look_up, options_schema};
+use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::methods::NoParams;
-use gateway_protocol::methods::config::{ConfigGetResult, ConfigIssue};
-use serde_json::Value;
+use gateway_protocol::methods::config::{
+    ConfigApplyParams, ConfigGetResult, ConfigHint, ConfigIssue, ConfigPatchParams,
+    ConfigSchemaChild, ConfigSchemaLookupParams, ConfigSchemaLookupResult, ConfigSchemaResult,
+    ConfigSetParams, ConfigWriteResult,
+};
+use serde_json::{Map, Value};
 
-use crate::cx::Cx;
+use crate::config::{ConfigState, ConfigWrite};
+use crate::cx::{Cx, Surface};
+use crate::limits::CONFIG_FILE_LABEL;
 use crate::registry::Reply;
 
-/// What `config.get` shows to one tenant.
-#[derive(Debug, Clone)]
-pub struct ConfigView {
-    shown: Value,
-    exists: bool,
-    hash: Option<String>,
-    warnings: Vec<String>,
-}
-
-impl ConfigView {
-    /// The view of one tenant: nothing of another one is in it.
-    #[must_use]
-    pub fn new(settings: &Settings, tenant: &TenantSettings) -> Self {
-        let main = tenant.slug == gateway_config::MAIN_TENANT;
-        Self {
-            shown: redacted_tenant_json(settings, tenant),
-            exists: settings.config_exists,
-            // The hash is of the whole file, which belongs to the host's owner.
-            hash: (main && !settings.hash.is_empty()).then(|| settings.hash.clone()),
-            // A warning begins with the path of its key; those of another tenant name its accounts.
-            warnings: settings
-                .warnings
-                .iter()
-                .filter_map(|warning| {
-                    if main {
-                        return (!warning.starts_with("tenants.")).then(|| warning.clone());
-                    }
-                    let own = warning
-                        .strip_prefix("tenants.")?
-                        .strip_prefix(&tenant.slug)?;
-                    own.strip_prefix('.').map(str::to_owned)
-                })
-                .collect(),
-        }
-    }
-}
+/// Lists that one patch may name.
+const REPLACE_PATHS_MAX: usize = 256;
+/// Longest path that is looked up, in bytes.
+const LOOKUP_PATH_MAX_BYTES: usize = 1_024;
 
 pub(super) fn get(cx: &Cx, _: NoParams) -> Result<Reply<ConfigGetResult>, RpcError> {
-    let view = cx
-        .tenant
-        .shared()
-        .config_view
-        .get(cx.tenant.slug())
+    let configuration = &cx.tenant.shared().configuration;
+    let view = configuration
+        .view(cx.tenant.slug())
         .ok_or_else(|| RpcError::unavailable("no configuration"))?;
+    let status = configuration.status();
+    // What is wrong with the file is the business of whose file it is.
+    let fault = status
+        .fault
+        .as_ref()
+        .filter(|_| cx.tenant.slug() == MAIN_TENANT);
     Ok(Reply::Value(ConfigGetResult {
-        path: "gateway.json5".to_owned(),
+        path: CONFIG_FILE_LABEL.to_owned(),
         exists: view.exists,
         raw: None,
         parsed: view.shown.clone(),
         source_config: view.shown.clone(),
         resolved: view.shown.clone(),
-        config: view.shown.clone(),
-        valid: true,
-        hash: view.hash.clone(),
-        issues: Vec::new(),
+        config: view.shown,
+        valid: fault.is_none() || status.state == ConfigState::Active,
+        hash: view.hash,
+        revision: view.revision,
+        issues: fault
+            .map(|fault| ConfigIssue {
+                path: fault.path.clone().unwrap_or_default(),
+                message: fault.message.clone(),
+                line: fault.position.map(|(line, _)| line as u64),
+                column: fault.position.map(|(_, column)| column as u64),
+            })
+            .into_iter()
+            .collect(),
         warnings: view
             .warnings
-            .iter()
+            .into_iter()
             .map(|message| ConfigIssue {
-                path: String::new(),
-                message: message.clone(),
+                message,
+                ..ConfigIssue::default()
             })
             .collect(),
-        included_paths: Vec::new(),
+        included_paths: view.included,
     }))
+}
+
+pub(super) async fn set(cx: Cx, p: ConfigSetParams) -> Result<ConfigWriteResult, RpcError> {
+    let base = p.base_hash.map(|h| h.as_str().to_owned());
+    let write = ConfigWrite::Whole(p.raw.as_str().to_owned());
+    written(cx, "config.set", write, base).await
+}
+
+pub(super) async fn apply(cx: Cx, p: ConfigApplyParams) -> Result<ConfigWriteResult, RpcError> {
+    let base = p.base_hash.map(|h| h.as_str().to_owned());
+    let write = ConfigWrite::Whole(p.raw.as_str().to_owned());
+    written(cx, "config.apply", write, base).await
+}
+
+pub(super) async fn patch(cx: Cx, p: ConfigPatchParams) -> Result<ConfigWriteResult, RpcError> {
+    let base = p.base_hash.map(|h| h.as_str().to_owned());
+    let replace = p.replace_paths.unwrap_or_default();
+    if replace.len() > REPLACE_PATHS_MAX {
+        return Err(RpcError::invalid(format!(
+            "replacePaths names more than {REPLACE_PATHS_MAX} lists"
+        )));
+    }
+    let write = ConfigWrite::Patch(p.raw.as_str().to_owned(), replace);
+    written(cx, "config.patch", write, base).await
+}
+
+async fn written(
+    cx: Cx,
+    method: &'static str,
+    write: ConfigWrite,
+    base: Option<String>,
+) -> Result<ConfigWriteResult, RpcError> {
+    // Guests and agents never write it, whatever they were granted.
+    if cx.caller.surface == Surface::Internal {
+        return Err(RpcError::new(
+            DetailCode::CapabilityDenied,
+            "guests and agents do not write the configuration",
+        ));
+    }
+    // The file holds the operator's settings and every tenant's; only its owner writes it.
+    if cx.tenant.slug() != MAIN_TENANT {
+        return Err(RpcError::new(
+            DetailCode::CapabilityDenied,
+            "the configuration file belongs to the operator of this gateway: ask them",
+        ));
+    }
+    let configuration = || &cx.tenant.shared().configuration;
+    let host = configuration()
+        .host()
+        .ok_or_else(|| RpcError::unavailable("the gateway is stopping"))?;
+    // What is begun is finished, also when the caller has gone away or the deadline has passed.
+    let work = tokio::spawn(async move { host.write_config(method, write, base).await });
+    let done = work.await.map_err(|_| RpcError::internal("config"))??;
+    let view = configuration()
+        .view(MAIN_TENANT)
+        .ok_or_else(|| RpcError::unavailable("no configuration"))?;
+    Ok(ConfigWriteResult {
+        ok: true,
+        path: CONFIG_FILE_LABEL.to_owned(),
+        hash: view.hash.unwrap_or_default(),
+        revision: done.revision,
+        config: view.shown,
+        changed_paths: done.changed,
+        restart_needed: done.restart,
+    })
+}
+
+pub(super) fn schema(cx: &Cx, _: NoParams) -> Result<Reply<ConfigSchemaResult>, RpcError> {
+    let mut hints = Map::new();
+    gather_hints("", &mut hints);
+    Ok(Reply::Value(ConfigSchemaResult {
+        schema: options_schema(),
+        ui_hints: Value::Object(hints),
+        version: cx.tenant.shared().version.to_owned(),
+        generated_at: crate::cron::schedule::rfc3339(cx.tenant.now_ms()),
+    }))
+}
+
+fn gather_hints(path: &str, out: &mut Map<String, Value>) {
+    let Some(node) = look_up(path) else { return };
+    for (key, child) in node.children {
+        let path = join(path, &key);
+        if let Ok(hint) = serde_json::to_value(hint(&key, &child)) {
+            out.insert(path.clone(), hint);
+        }
+        gather_hints(&path, out);
+    }
+}
+
+pub(super) fn lookup(
+    _: &Cx,
+    p: ConfigSchemaLookupParams,
+) -> Result<Reply<ConfigSchemaLookupResult>, RpcError> {
+    let path = p.path.as_str();
+    let good = path.len() <= LOOKUP_PATH_MAX_BYTES
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_./[]-*".contains(c));
+    if !good {
+        return Err(RpcError::invalid(
+            "invalid config.schema.lookup params: path must be 1 to 1024 of letters, digits and _./[]-*",
+        ));
+    }
+    let dotted = path.replace('/', ".");
+    let node = look_up(&dotted).ok_or_else(|| RpcError::not_found("config schema path"))?;
+    let key = dotted.rsplit('.').next().unwrap_or_default().to_owned();
+    Ok(Reply::Value(ConfigSchemaLookupResult {
+        path: path.to_owned(),
+        reload_kind: Some(kind(node.reload).to_owned()),
+        hint: Some(hint(&key, &node)),
+        hint_path: Some(path.to_owned()),
+        children: node
+            .children
+            .iter()
+            .map(|(key, child)| {
+                let path = join(&dotted, key);
+                ConfigSchemaChild {
+                    key: key.clone(),
+                    kind: child.schema.get("type").cloned(),
+                    required: false,
+                    has_children: !child.children.is_empty() || child.deep,
+                    reload_kind: Some(kind(child.reload).to_owned()),
+                    hint: Some(hint(key, child)),
+                    hint_path: Some(path.clone()),
+                    path,
+                }
+            })
+            .collect(),
+        schema: node.schema,
+    }))
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+fn hint(key: &str, node: &SchemaNode) -> ConfigHint {
+    ConfigHint {
+        label: Some(key.to_owned()),
+        help: node.doc.clone(),
+        sensitive: node.secret.then_some(true),
+    }
+}
+
+/// The words of the protocol for what a change needs.
+fn kind(reload: Reload) -> &'static str {
+    match reload {
+        Reload::Live | Reload::Part => "hot",
+        Reload::Process => "restart",
+    }
 }

@@ -29,7 +29,7 @@ async fn the_local_intake_conforms() {
     .await
     .unwrap();
     let host = alive.lock().take().unwrap();
-    settle(host.main_tenant().unwrap()).await;
+    settle(&host.main_tenant().unwrap()).await;
     assert_eq!(script.begun.lock()["w1"], 1);
     assert_eq!(script.begun.lock()["w2"], 1);
 }

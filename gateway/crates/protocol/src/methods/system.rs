@@ -71,6 +71,10 @@ pub struct HealthSnapshot {
     pub agents: Vec<AgentHealth>,
     /// Sessions of all agents.
     pub sessions: SessionsHealth,
+    /// Whether edits of the configuration count while the gateway runs.
+    pub config_reload: ConfigReload,
+    /// The configuration.
+    pub config: ConfigHealth,
     /// The listener's certificate; absent without TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsHealth>,
@@ -103,6 +107,60 @@ pub struct TlsHealth {
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// Whether edits of the configuration file count while the gateway runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigReload {
+    /// `active` or `disabled`.
+    pub hot_reload_status: String,
+}
+
+/// State of the configuration. What is wrong with the file is shown to the tenant `main` only, whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigHealth {
+    /// `active`; `rejected`: the last edit is wrong and what ran before runs on; `last-good`: the file was broken at the
+    /// start and the last good one counts.
+    pub state: String,
+    /// Rises with each applied change that this tenant can see.
+    pub revision: u64,
+    /// Hash of what is in force; `config.changed` and the writing methods use the same one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// When it came into force, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_at: Option<i64>,
+    /// What is wrong with the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ConfigFaultView>,
+    /// Paths of changes that count from the next start of the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_needed: Vec<String>,
+    /// How changes of the file are seen: `notify`, `poll (why)` or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<String>,
+}
+
+/// What is wrong with the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFaultView {
+    /// All that is wrong, one line each. Never holds the value of a secret.
+    pub message: String,
+    /// Path of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Name of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// Column, from 1, in characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
 }
 
 /// State of the sandboxed components.
@@ -198,6 +256,8 @@ pub struct StatusResult {
     pub sessions: StatusSessions,
     /// Runs.
     pub runs: StatusRuns,
+    /// The configuration.
+    pub config: ConfigHealth,
     /// The tenant's slug.
     pub tenant: String,
     /// Since when, milliseconds.

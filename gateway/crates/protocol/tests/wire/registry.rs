@@ -41,7 +41,12 @@ macro_rules! for_all_methods {
         each!(chat::ChatHistory);
         each!(chat::ChatInject);
         each!(chat::ChatSend);
+        each!(config::ConfigApply);
         each!(config::ConfigGet);
+        each!(config::ConfigPatch);
+        each!(config::ConfigSchema);
+        each!(config::ConfigSchemaLookup);
+        each!(config::ConfigSet);
         each!(connect::Connect);
         each!(cron::CronAdd);
         each!(cron::CronGet);

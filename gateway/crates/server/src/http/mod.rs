@@ -101,10 +101,12 @@ fn admit(
     let raw_host = text(&request, header::HOST)
         .map_err(|()| refused(Refused::BadHost))?
         .unwrap_or_default();
-    let host = app.names.host(&raw_host, socket).map_err(refused)?;
+    let names = app.names();
+    let names = &names.1;
+    let host = names.host(&raw_host, socket).map_err(refused)?;
     let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
     if let Some(origin) = &origin {
-        app.names
+        names
             .origin(origin, &host, &raw_host, socket)
             .map_err(refused)?;
     }

@@ -34,11 +34,12 @@ async fn webhook(
 ) -> Response<Body> {
     let (kind, account, route) = &at;
     let tenant = match &ask.hint {
-        TenantHint::Named(tenant) => Some(tenant),
+        TenantHint::Named(tenant) => Some(tenant.clone()),
         TenantHint::Unnamed => ask.app.host.main_tenant(),
         TenantHint::Nobody => None,
     };
     let found = tenant
+        .as_ref()
         .and_then(|t| t.channels())
         .and_then(|c| Some((c, c.webhook_limit(kind, account, route)?)));
     let Some((channels, limit)) = found else {

@@ -49,7 +49,7 @@ struct Open {
 
 impl V4 {
     pub(crate) fn new(ask: Ask, now_ms: u64) -> Self {
-        let handshake_by_ms = now_ms + ask.app.limits.handshake_timeout_ms;
+        let handshake_by_ms = now_ms + ask.app.handshake_timeout_ms();
         Self {
             ask,
             handshake_by_ms,
