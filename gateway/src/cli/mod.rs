@@ -5,6 +5,7 @@ mod call;
 mod channels;
 mod chat;
 mod completion;
+mod discover;
 mod health;
 mod outbox;
 pub mod output;
@@ -102,6 +103,11 @@ enum Command {
     /// The certificate of the gateway of this state directory.
     #[command(subcommand)]
     Tls(tls::Command),
+    /// Gateways that announce themselves in the local network: hints where to look, never a reason to trust.
+    Discover(discover::Args),
+    /// Names for the gateway in ordinary DNS.
+    #[command(subcommand)]
+    Dns(discover::DnsCommand),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -126,6 +132,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Secret(command) => secret::run(global, command),
         Command::Tls(command) => tls::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
+        Command::Discover(args) => block_on(discover::run(global, &args)),
+        Command::Dns(command) => block_on(discover::dns(global, command)),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -211,6 +219,8 @@ mod tests {
             "gateway serve --tls",
             "gateway status --url wss://192.0.2.1:1 --tls-fingerprint sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
             "gateway tls show --json",
+            "gateway discover --json --wait 500",
+            "gateway dns zone --domain gw.example.org --address 192.0.2.7",
             "gateway tls rotate",
             "gateway tls rotate --finish",
             "gateway tls rotate --now",

@@ -48,6 +48,15 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
     if let Some(map) = shown.as_object_mut() {
         map.remove("auth");
         map.insert("gateway".to_owned(), gateway);
+        if tenant.slug == MAIN_TENANT {
+            map.insert(
+                "discovery".to_owned(),
+                json!({
+                    "mdns": { "mode": settings.discovery.mode.as_str() },
+                    "wideArea": { "domain": settings.discovery.wide_area_domain },
+                }),
+            );
+        }
         map.insert(
             "logging".to_owned(),
             json!({

@@ -189,6 +189,7 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
             .collect(),
         sessions: sessions_health(tenant, None, now),
         tls: tenant.shared().process_health.tls(),
+        discovery: tenant.shared().process_health.discovery(),
         ..HealthSnapshot::default()
     }
 }

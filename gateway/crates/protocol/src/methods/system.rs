@@ -74,6 +74,9 @@ pub struct HealthSnapshot {
     /// The listener's certificate; absent without TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsHealth>,
+    /// How the gateway lets itself be found; absent when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryHealth>,
 }
 
 /// How a part of the gateway is.
@@ -100,6 +103,19 @@ pub struct TlsHealth {
     pub next_fingerprint: Option<String>,
     /// End of the served certificate, milliseconds since the Unix epoch.
     pub expires_at_ms: i64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How the gateway lets itself be found in the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoveryHealth {
+    /// How it is. Degraded harms nothing else.
+    pub state: PartState,
+    /// `minimal` or `full`.
+    pub mode: String,
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
