@@ -22,8 +22,8 @@
 
 pub use gateway_client::{
     CallGatewayOptions, CertPin, ClientError, ClientOptions, ConnectionSources, Credential,
-    DiscoveredGateway, GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions, UrlSource,
-    build_gateway_connection_details, call_gateway, discover,
+    DiscoveredGateway, GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions,
+    UrlSource, build_gateway_connection_details, call_gateway, discover,
 };
 pub use gateway_config::{
     ConfigError, LoadRequest, Overrides, Secret, Settings, init_state_dir, load, options_schema,
@@ -31,8 +31,8 @@ pub use gateway_config::{
 pub use gateway_core::{HostOptions, Registry};
 pub use gateway_protocol::PROTOCOL_VERSION;
 pub use gateway_server::{
-    tls::{CertificateInfo, CertificateStatus},
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
+    tls::{CertificateInfo, CertificateStatus},
 };
 
 /// The registry of all core methods with their handlers, checked for completeness.

@@ -27,7 +27,6 @@ pub struct RunFile {
     pub tls_fingerprints: Vec<String>,
 }
 
-
 fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("run").join("gateway.json")
 }

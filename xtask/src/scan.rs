@@ -34,15 +34,32 @@ pub fn testssl(port: u16, dir: &Path) -> (Count, Result<String>) {
         Err(why) => {
             // A machine without the package is not a gateway with a fault; said loudly, counted as nothing.
             println!("!!! testssl.sh is LEFT OUT: {why}");
-            return (count, Ok("LEFT OUT: testssl.sh cannot be had here".to_owned()));
+            return (
+                count,
+                Ok("LEFT OUT: testssl.sh cannot be had here".to_owned()),
+            );
         }
     };
     let report = dir.join("testssl.json");
     let _ = std::fs::remove_file(&report);
     let mut cmd = Command::new(&program.path);
     cmd.envs(program.env)
-        .args(["--quiet", "--color", "0", "--warnings", "off", "--ip", "one", "-p", "-S", "-f", "-s"])
-        .args(["-H", "-I", "-T", "-B", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4"])
+        .args([
+            "--quiet",
+            "--color",
+            "0",
+            "--warnings",
+            "off",
+            "--ip",
+            "one",
+            "-p",
+            "-S",
+            "-f",
+            "-s",
+        ])
+        .args([
+            "-H", "-I", "-T", "-B", "-O", "-Z", "-W", "-A", "-L", "-F", "-J", "-D", "-4",
+        ])
         .arg("--jsonfile")
         .arg(&report)
         .arg(format!("127.0.0.1:{port}"));
@@ -74,7 +91,10 @@ pub fn testssl(port: u16, dir: &Path) -> (Count, Result<String>) {
         }
     }
     if count.passed < 15 {
-        bad.push(format!("only {} findings are good: the scan did not work", count.passed));
+        bad.push(format!(
+            "only {} findings are good: the scan did not work",
+            count.passed
+        ));
     }
     if bad.is_empty() {
         (count, Ok(String::new()))
@@ -94,7 +114,10 @@ fn ensure_testssl() -> Result<Testssl> {
     let on_path = || {
         let path = sh::which("testssl")?;
         sh::which("hexdump")?;
-        Some(Testssl { path, env: Vec::new() })
+        Some(Testssl {
+            path,
+            env: Vec::new(),
+        })
     };
     if let Some(found) = on_path() {
         return Ok(found);
@@ -105,7 +128,10 @@ fn ensure_testssl() -> Result<Testssl> {
     }
     tools::apt_unpack(PACKAGES).map_err(|e| {
         let first = installed.err().unwrap_or_default();
-        format!("{first}; {e}\nNext: sudo apt-get install {}", PACKAGES.join(" "))
+        format!(
+            "{first}; {e}\nNext: sudo apt-get install {}",
+            PACKAGES.join(" ")
+        )
     })?;
     let root = tools::deb_root();
     let path = root.join("usr/bin/testssl");
@@ -113,7 +139,9 @@ fn ensure_testssl() -> Result<Testssl> {
         return Err(format!("{} is not there", path.display()));
     }
     let mut dirs = vec![root.join("usr/bin"), root.join("bin")];
-    dirs.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    dirs.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
     let joined = std::env::join_paths(dirs).map_err(|e| e.to_string())?;
     Ok(Testssl {
         path,

@@ -359,9 +359,24 @@ pub fn ensure_avahi() -> Result<Vec<(&'static str, PathBuf)>> {
     }
     let mut found = Vec::new();
     for (var, name, package, inside) in [
-        ("GATEWAY_AVAHI_DAEMON", "avahi-daemon", "avahi-daemon", "usr/sbin/avahi-daemon"),
-        ("GATEWAY_AVAHI_BROWSE", "avahi-browse", "avahi-utils", "usr/bin/avahi-browse"),
-        ("GATEWAY_DBUS_DAEMON", "dbus-daemon", "dbus", "usr/bin/dbus-daemon"),
+        (
+            "GATEWAY_AVAHI_DAEMON",
+            "avahi-daemon",
+            "avahi-daemon",
+            "usr/sbin/avahi-daemon",
+        ),
+        (
+            "GATEWAY_AVAHI_BROWSE",
+            "avahi-browse",
+            "avahi-utils",
+            "usr/bin/avahi-browse",
+        ),
+        (
+            "GATEWAY_DBUS_DAEMON",
+            "dbus-daemon",
+            "dbus",
+            "usr/bin/dbus-daemon",
+        ),
     ] {
         let program = match sh::which(name) {
             Some(program) => program,

@@ -69,7 +69,9 @@ struct Pins(Vec<CertPin>);
 
 impl Pins {
     fn parse(text: &str) -> Result<Self, String> {
-        CertPin::parse_list(text).map(Self).map_err(|e| e.to_string())
+        CertPin::parse_list(text)
+            .map(Self)
+            .map_err(|e| e.to_string())
     }
 }
 

@@ -188,13 +188,20 @@ fn human(s: &Value) -> String {
         format!(
             "valid until  {}{}",
             text(s, "lastDay"),
-            if s["expired"] == true { " (EXPIRED)" } else { "" }
+            if s["expired"] == true {
+                " (EXPIRED)"
+            } else {
+                ""
+            }
         ),
         format!("certificate  {}", text(s, "certPath")),
         format!("key          {}", text(s, "keyPath")),
     ];
     if s["enabled"] != true && !s["served"].is_string() {
-        lines.push("not served by the configuration: set gateway.tls.enabled, or start with --tls".to_owned());
+        lines.push(
+            "not served by the configuration: set gateway.tls.enabled, or start with --tls"
+                .to_owned(),
+        );
     }
     if let Some(served) = s["served"].as_str()
         && Some(served) != s["fingerprint"].as_str()

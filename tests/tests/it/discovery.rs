@@ -48,7 +48,9 @@ impl Nets {
     /// Joins both by a cable: 192.0.2.1 and 192.0.2.2.
     fn cable(&self) {
         let (a, b) = (&self.0[0], &self.0[1]);
-        assert!(ip(&["-n", a, "link", "add", "gwv0", "type", "veth", "peer", "name", "gwv1", "netns", b]));
+        assert!(ip(&[
+            "-n", a, "link", "add", "gwv0", "type", "veth", "peer", "name", "gwv1", "netns", b
+        ]));
         for (net, dev, address) in [(a, "gwv0", "192.0.2.1/24"), (b, "gwv1", "192.0.2.2/24")] {
             assert!(ip(&["-n", net, "addr", "add", address, "dev", dev]));
             assert!(ip(&["-n", net, "link", "set", dev, "up"]));
@@ -95,7 +97,11 @@ impl Nets {
             .arg(state)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
@@ -123,7 +129,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // `ip netns exec` becomes the program itself: this is its id.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
         let _ = self.child.wait();
     }
 }
@@ -137,7 +145,13 @@ fn until(what: &str, mut fits: impl FnMut() -> bool) {
 }
 
 /// Avahi with a message bus of its own, in namespace `net`.
-fn avahi(nets: &Nets, net: usize, dir: &Path, daemon: &Path, bus: &Path) -> (Running, Running, String) {
+fn avahi(
+    nets: &Nets,
+    net: usize,
+    dir: &Path,
+    daemon: &Path,
+    bus: &Path,
+) -> (Running, Running, String) {
     let address = format!("unix:path={}", dir.join("bus").display());
     let config = dir.join("bus.conf");
     std::fs::write(
@@ -197,7 +211,9 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
         eprintln!("!!! LEFT OUT: Avahi is not here (`cargo xtask tools` gets it)");
         return;
     };
-    let Some(nets) = Nets::new(2, "find") else { return };
+    let Some(nets) = Nets::new(2, "find") else {
+        return;
+    };
     nets.cable();
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
@@ -210,7 +226,12 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
     until("avahi-browse finds it", || {
         let output = nets
             .command(1, &browse)
-            .args(["--resolve", "--parsable", "--terminate", "_openclaw-gw._tcp"])
+            .args([
+                "--resolve",
+                "--parsable",
+                "--terminate",
+                "_openclaw-gw._tcp",
+            ])
             .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
             .output()
             .unwrap();
@@ -230,7 +251,11 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
         assert!(line.contains(part), "no {part} in {line}");
     }
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    for leak in ["cliPath", dir.path().to_str().unwrap(), &format!("={}", machine.trim())] {
+    for leak in [
+        "cliPath",
+        dir.path().to_str().unwrap(),
+        &format!("={}", machine.trim()),
+    ] {
         assert!(!line.contains(leak), "{leak} in {line}");
     }
 
@@ -266,14 +291,25 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
     };
     let refused = status(&[]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && text.contains("gateway tls fingerprint mismatch"), "{text}");
+    assert!(
+        !refused.status.success() && text.contains("gateway tls fingerprint mismatch"),
+        "{text}"
+    );
     let good = status(&["--tls-fingerprint", &pin]);
-    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert!(
+        good.status.success(),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
 
     // Who stops says goodbye: it is not found any more.
     drop(gateway);
     until("it is forgotten", || {
-        let seen = nets.ask(1, &dir.path().join("nobody"), &["discover", "--wait", "700"]);
+        let seen = nets.ask(
+            1,
+            &dir.path().join("nobody"),
+            &["discover", "--wait", "700"],
+        );
         seen["gateways"].as_array().is_some_and(Vec::is_empty)
     });
 }
@@ -284,7 +320,9 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
 /// Covers: N15, F24.
 #[test]
 fn where_nothing_can_be_announced_everything_else_works() {
-    let Some(nets) = Nets::new(2, "none") else { return };
+    let Some(nets) = Nets::new(2, "none") else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     // Only the loopback device.
     let alone = dir.path().join("alone");
@@ -292,7 +330,15 @@ fn where_nothing_can_be_announced_everything_else_works() {
     // An address, and somebody else sits on the port and shares it with nobody.
     let net = &nets.0[1];
     assert!(ip(&["-n", net, "link", "add", "gwd0", "type", "dummy"]));
-    assert!(ip(&["-n", net, "addr", "add", "192.0.2.9/24", "dev", "gwd0"]));
+    assert!(ip(&[
+        "-n",
+        net,
+        "addr",
+        "add",
+        "192.0.2.9/24",
+        "dev",
+        "gwd0"
+    ]));
     assert!(ip(&["-n", net, "link", "set", "gwd0", "up"]));
     let python = tool("GATEWAY_PYTHON", "python3");
     let taken = python.map(|python| {

@@ -164,7 +164,10 @@ fn versions_absent(lock: &str, name: &str) -> bool {
 fn types_with_tls_secrets_do_not_derive_debug() {
     let mut files = Vec::new();
     for krate in ["server", "client", "egress"] {
-        sources(&root().join("gateway/crates").join(krate).join("src"), &mut files);
+        sources(
+            &root().join("gateway/crates").join(krate).join("src"),
+            &mut files,
+        );
     }
     let secret = [
         "ServerConfig",

@@ -111,7 +111,10 @@ fn a_certificate_is_made_at_first_use_and_the_commands_of_this_machine_pin_it() 
         assert_eq!(meta.permissions().mode() & 0o777, mode, "{file}");
     }
     let said = std::fs::read_to_string(&gateway.log).unwrap();
-    assert!(said.contains(&format!("open    https://127.0.0.1:{}/", gateway.port)), "{said}");
+    assert!(
+        said.contains(&format!("open    https://127.0.0.1:{}/", gateway.port)),
+        "{said}"
+    );
     assert!(said.contains(&format!("pin     sha256:{own}")), "{said}");
 
     let status = until(&state, &["status"], |_| true);
@@ -134,7 +137,6 @@ fn a_certificate_is_made_at_first_use_and_the_commands_of_this_machine_pin_it() 
         }
         args.into_iter().map(str::to_owned).collect()
     };
-    let strs = |args: &[String]| -> Vec<String> { args.to_vec() };
     let run = |args: Vec<String>, code: i32, words: &[&str]| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         if code == 0 {
@@ -144,7 +146,7 @@ fn a_certificate_is_made_at_first_use_and_the_commands_of_this_machine_pin_it() 
             fails(&other, &args, &[], code, words);
         }
     };
-    run(strs(&with(&own.to_string())), 0, &[]);
+    run(with(&own.to_string()), 0, &[]);
     run(with(&own.colons()), 0, &[]);
     let wrong = CertPin::new([9; 32]);
     run(
@@ -195,7 +197,15 @@ fn rotation_with_overlap_breaks_nobody() {
     let url = gateway.url();
     let (code, _, err) = command(
         dir.path(),
-        &["status", "--url", &url, "--token", &gateway.token(), "--tls-fingerprint", &old.to_string()],
+        &[
+            "status",
+            "--url",
+            &url,
+            "--token",
+            &gateway.token(),
+            "--tls-fingerprint",
+            &old.to_string(),
+        ],
         &[],
     );
     assert_eq!(code, 0, "{err}");
@@ -217,16 +227,27 @@ fn rotation_with_overlap_breaks_nobody() {
     let both = rt.block_on(client(&gateway, &[old, next])).unwrap();
     assert_eq!(both.hello().certificates, [next]);
     let refused = rt.block_on(client(&gateway, &[old])).unwrap_err();
-    assert!(matches!(refused, ClientError::FingerprintMismatch { .. }), "{refused:?}");
+    assert!(
+        matches!(refused, ClientError::FingerprintMismatch { .. }),
+        "{refused:?}"
+    );
     let status = until(&state, &["status"], |s| {
         s["connection"]["pins"] == json!([next])
     });
     assert_eq!(status["connection"]["source"], "running gateway");
-    fails(&state, &["tls", "rotate", "--finish"], &[], 78, &["prepared"]);
+    fails(
+        &state,
+        &["tls", "rotate", "--finish"],
+        &[],
+        78,
+        &["prepared"],
+    );
     // At once, without overlap.
     let told = ask(&state, &["tls", "rotate", "--now"]);
     let third = pin(&told["served"]["fingerprint"]);
-    until(&state, &["health"], |h| h["tls"]["fingerprint"] == json!(third));
+    until(&state, &["health"], |h| {
+        h["tls"]["fingerprint"] == json!(third)
+    });
     assert!(gateway.stop().success());
 }
 
@@ -239,10 +260,17 @@ fn a_bad_pair_changes_nothing_while_it_runs_and_is_refused_at_the_start() {
     let old = pin(&ask(&state, &["tls", "show"])["fingerprint"]);
     let cert = state.join("gateway/tls/gateway-cert.pem");
     let good = std::fs::read(&cert).unwrap();
-    std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    std::fs::write(
+        &cert,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
     let health = until(&state, &["health"], |h| h["tls"]["state"] == "degraded");
     let message = health["tls"]["message"].as_str().unwrap();
-    assert!(message.contains("X.509") && message.contains("still served"), "{message}");
+    assert!(
+        message.contains("X.509") && message.contains("still served"),
+        "{message}"
+    );
     assert!(!message.contains(dir.path().to_str().unwrap()), "{message}");
     assert_eq!(pin(&health["tls"]["fingerprint"]), old);
     let (_, text, _) = command(&state, &["health"], &[]);
@@ -254,11 +282,23 @@ fn a_bad_pair_changes_nothing_while_it_runs_and_is_refused_at_the_start() {
     until(&state, &["health"], |h| h["tls"]["state"] == "degraded");
     assert!(gateway.stop().success());
     let serve = ["serve", "--tls", "--port", "0"];
-    fails(&state, &serve, &[], 78, &["gateway-cert.pem", "the key is there"]);
+    fails(
+        &state,
+        &serve,
+        &[],
+        78,
+        &["gateway-cert.pem", "the key is there"],
+    );
     std::fs::write(&cert, &good).unwrap();
     let key = state.join("gateway/tls/gateway-key.pem");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    fails(&state, &serve, &[], 78, &["gateway-key.pem", "other users", "chmod 600"]);
+    fails(
+        &state,
+        &serve,
+        &[],
+        78,
+        &["gateway-key.pem", "other users", "chmod 600"],
+    );
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let gateway = Gateway::start(&state, &["--tls"]);
     assert_eq!(pin(&ask(&state, &["tls", "show"])["served"]), old);
@@ -277,8 +317,7 @@ fn where_a_command_connects_is_decided_in_one_order_and_explained() {
     let token = gateway.token();
     let here = dir.path().join("here");
     let place = |state: &Path, args: &[&str], env: &[(&str, &str)]| -> Value {
-        let (code, out, err) =
-            command(state, &[&["status", "--json"], args].concat(), env);
+        let (code, out, err) = command(state, &[&["status", "--json"], args].concat(), env);
         assert_eq!(code, 0, "{err}");
         serde_json::from_str::<Value>(&out).unwrap()["connection"].clone()
     };
@@ -298,17 +337,31 @@ fn where_a_command_connects_is_decided_in_one_order_and_explained() {
     assert_eq!(by_env["source"], "env GATEWAY_URL");
     assert_eq!(by_env["pinnedBy"], "env GATEWAY_TLS_FINGERPRINT");
     assert_eq!(by_env["credentialFrom"], "env GATEWAY_TOKEN");
-    let flags = ["--url", &url, "--token", &token, "--tls-fingerprint", &own_text];
+    let flags = [
+        "--url",
+        &url,
+        "--token",
+        &token,
+        "--tls-fingerprint",
+        &own_text,
+    ];
     let by_flag = place(&here, &flags, &env);
     assert_eq!(by_flag["source"], "--url");
     assert_eq!(by_flag["steps"][0]["used"], true);
-    assert!(by_flag["steps"][1]["why"].as_str().unwrap().contains("later"), "{by_flag}");
+    assert!(
+        by_flag["steps"][1]["why"]
+            .as_str()
+            .unwrap()
+            .contains("later"),
+        "{by_flag}"
+    );
 
     std::fs::create_dir_all(&here).unwrap();
     let wrong = CertPin::new([5; 32]);
     let config = |pins: &str, mode: &str| {
         std::fs::write(here.join("token"), &token).unwrap();
-        std::fs::set_permissions(here.join("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(here.join("token"), std::fs::Permissions::from_mode(0o600))
+            .unwrap();
         let text = format!(
             "{{ gateway: {{ mode: \"{mode}\", remote: {{ url: \"{url}\", token: {{ file: \"token\" }}, tlsFingerprint: \"{pins}\" }} }} }}"
         );
@@ -320,19 +373,53 @@ fn where_a_command_connects_is_decided_in_one_order_and_explained() {
     assert_eq!(by_config["pins"], json!([wrong, own]));
     assert_eq!(by_config["credentialFrom"], "configuration");
     let (_, text, _) = command(&here, &["status"], &[]);
-    for words in ["asked", "because gateway.remote", "not     --url: not given", "pinned by gateway.remote.tlsFingerprint"] {
+    for words in [
+        "asked",
+        "because gateway.remote",
+        "not     --url: not given",
+        "pinned by gateway.remote.tlsFingerprint",
+    ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     // The credential of another address is not sent to a given one.
-    fails(&here, &["status", "--url", &url, "--tls-fingerprint", &own_text], &[], 2, &["credential"]);
+    fails(
+        &here,
+        &["status", "--url", &url, "--tls-fingerprint", &own_text],
+        &[],
+        2,
+        &["credential"],
+    );
     config(&wrong.to_string(), "remote");
-    fails(&here, &["status"], &[], 3, &["gateway tls fingerprint mismatch", "Address from: gateway.remote"]);
+    fails(
+        &here,
+        &["status"],
+        &[],
+        3,
+        &[
+            "gateway tls fingerprint mismatch",
+            "Address from: gateway.remote",
+        ],
+    );
     config("sha256:beef", "remote");
-    fails(&here, &["status"], &[], 78, &["gateway.remote.tlsFingerprint", "64 hexadecimal digits"]);
+    fails(
+        &here,
+        &["status"],
+        &[],
+        78,
+        &["gateway.remote.tlsFingerprint", "64 hexadecimal digits"],
+    );
     config(&own_text, "remote");
-    fails(&here, &["serve", "--port", "0"], &[], 78, &["gateway.mode", "local"]);
+    fails(
+        &here,
+        &["serve", "--port", "0"],
+        &[],
+        78,
+        &["gateway.mode", "local"],
+    );
     let plain = url.replace("https://127.0.0.1", "ws://192.0.2.1");
-    let text = format!("{{ gateway: {{ mode: \"remote\", remote: {{ url: \"{plain}\", token: {{ file: \"token\" }} }} }} }}");
+    let text = format!(
+        "{{ gateway: {{ mode: \"remote\", remote: {{ url: \"{plain}\", token: {{ file: \"token\" }} }} }} }}"
+    );
     std::fs::write(here.join("gateway.json5"), text).unwrap();
     fails(&here, &["status"], &[], 2, &["in clear", "wss://"]);
     // Not in mode remote it is not asked: this state directory's own gateway is.

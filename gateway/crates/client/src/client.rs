@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use gateway_egress::{CertPin, tls};
 use gateway_protocol::PROTOCOL_VERSION;
 use gateway_protocol::method::Method;
-use gateway_egress::{CertPin, tls};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -440,7 +440,10 @@ async fn secure(
         why: "this host name cannot stand in a certificate".to_owned(),
         next: "use the name or address that the certificate is for".to_owned(),
     })?;
-    match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
+    match TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+    {
         Ok(stream) => Ok(Box::new(stream)),
         Err(error) => Err(match tls::pin_mismatch(&error) {
             Some(mismatch) => ClientError::FingerprintMismatch {

@@ -386,7 +386,8 @@ impl Target {
                 None => url.to_owned(),
             },
             why: why.to_owned(),
-            next: "write ws://127.0.0.1:PORT, or wss://HOST:PORT for a gateway elsewhere".to_owned(),
+            next: "write ws://127.0.0.1:PORT, or wss://HOST:PORT for a gateway elsewhere"
+                .to_owned(),
         };
         let (url, pins) = match url.split_once('#') {
             None => (url, Vec::new()),

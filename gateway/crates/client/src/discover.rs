@@ -93,9 +93,12 @@ fn read(service: &ResolvedService) -> DiscoveredGateway {
     addresses.sort();
     let tls = txt.get("gatewayTls").is_some_and(|v| v == "1");
     let scheme = if tls { "wss" } else { "ws" };
-    let url = addresses
-        .first()
-        .map(|ip| format!("{scheme}://{}", std::net::SocketAddr::new(*ip, service.port)));
+    let url = addresses.first().map(|ip| {
+        format!(
+            "{scheme}://{}",
+            std::net::SocketAddr::new(*ip, service.port)
+        )
+    });
     let suffix = format!(".{SERVICE}");
     let name = service.fullname.strip_suffix(&suffix);
     DiscoveredGateway {

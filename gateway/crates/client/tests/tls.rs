@@ -98,7 +98,12 @@ impl Server {
         let counts = (told.clone(), finished.clone());
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                tokio::spawn(serve(acceptor.clone(), tcp, counts.0.clone(), counts.1.clone()));
+                tokio::spawn(serve(
+                    acceptor.clone(),
+                    tcp,
+                    counts.0.clone(),
+                    counts.1.clone(),
+                ));
             }
         });
         Self {
@@ -160,7 +165,9 @@ async fn serve(
             _ => Value::Null,
         }
     };
-    let connect = say(json!({"type":"event","event":"connect.challenge","payload":{"nonce":"n","ts":1}})).await;
+    let connect =
+        say(json!({"type":"event","event":"connect.challenge","payload":{"nonce":"n","ts":1}}))
+            .await;
     let hello = json!({
         "type": "hello-ok", "protocol": 4, "server": {"version": "9.9", "connId": "c1"},
         "features": {"methods": ["health"], "events": []},
@@ -232,13 +239,17 @@ async fn the_address_may_carry_the_pin_and_hello_announces_the_next() {
     let pair = Pair::good();
     let server = Server::start(Server::of(&pair)).await;
     let url = format!("{}#sha256:{}", server.url, pair.pin().colons());
-    let client = GatewayClient::connect(ClientOptions::new(url)).await.unwrap();
+    let client = GatewayClient::connect(ClientOptions::new(url))
+        .await
+        .unwrap();
     assert_eq!(
         client.hello().certificates,
         [CertPin::new([0x11; 32]), CertPin::new([0x22; 32])]
     );
     let other = format!("{}#{}", server.url, CertPin::new([1; 32]));
-    let error = GatewayClient::connect(ClientOptions::new(other)).await.unwrap_err();
+    let error = GatewayClient::connect(ClientOptions::new(other))
+        .await
+        .unwrap_err();
     assert!(matches!(error, ClientError::FingerprintMismatch { .. }));
     let error = GatewayClient::connect(ClientOptions::new(format!("{}#top", server.url)))
         .await
@@ -327,8 +338,7 @@ async fn after_a_rotation_the_old_pin_is_refused_and_both_pins_hold_before_and_a
 #[tokio::test]
 async fn a_pin_is_never_dropped_for_a_plain_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut options =
-        ClientOptions::new(format!("ws://{}/", listener.local_addr().unwrap()));
+    let mut options = ClientOptions::new(format!("ws://{}/", listener.local_addr().unwrap()));
     options.pins = vec![CertPin::new([7; 32])];
     let connecting = GatewayClient::connect(options);
     let heard = async {
@@ -338,7 +348,10 @@ async fn a_pin_is_never_dropped_for_a_plain_address() {
         all
     };
     let (error, heard) = tokio::join!(connecting, heard);
-    assert!(matches!(error, Err(ClientError::BadUrl { .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(ClientError::BadUrl { .. })),
+        "{error:?}"
+    );
     assert_eq!(heard, b"");
 }
 
@@ -358,7 +371,8 @@ async fn a_port_without_tls_is_told_apart() {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut tcp, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut tcp, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .await;
     });
     let mut options = ClientOptions::new(format!("wss://127.0.0.1:{port}/"));
     options.pins = vec![CertPin::new([7; 32])];

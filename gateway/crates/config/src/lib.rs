@@ -23,8 +23,8 @@ pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secre
 pub use error::{ConfigError, Problem};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
-    CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, client_view, load,
-    load_text,
+    CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,
+    client_view, load, load_text,
 };
 pub use options::Options;
 pub use redact::{REDACTED, redacted_json, redacted_tenant_json};

@@ -16,8 +16,7 @@ use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
     GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, MdnsModeOption, Options,
-    QueueModeOption,
-    RemoteOptions, SecretRef, SessionOptions, TlsOptions,
+    QueueModeOption, RemoteOptions, SecretRef, SessionOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -197,11 +196,13 @@ pub fn client_view(
         // The gateway elsewhere has its own tenants and its own credentials.
         _ if wants == ClientWants::Place
             || matches!(o.gateway.mode, Some(GatewayModeOption::Remote)) =>
-        AuthSettings {
-            mode: AuthMode::Token,
-            token: None,
-            password: None,
-        },
+        {
+            AuthSettings {
+                mode: AuthMode::Token,
+                token: None,
+                password: None,
+            }
+        }
         Some(t) => {
             let path = format!("{}.auth", join_key("tenants", tenant));
             cx.auth(&path, tenant, &t.auth, None)

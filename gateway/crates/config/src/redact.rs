@@ -32,7 +32,11 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         map.insert("tls".to_owned(), tls(&settings.gateway.tls));
         map.insert(
             "mode".to_owned(),
-            json!(if settings.gateway.remote_mode { "remote" } else { "local" }),
+            json!(if settings.gateway.remote_mode {
+                "remote"
+            } else {
+                "local"
+            }),
         );
         map.insert(
             "limits".to_owned(),

@@ -1201,12 +1201,36 @@ fn a_client_sees_port_and_credential_without_the_gateways_other_secrets() {
     );
     std::fs::write(&report.config_path, text).unwrap();
     assert!(load(request(dir.path())).is_err());
-    let main = client_view(&request(dir.path()), "main", ClientWants::PlaceAndCredential).unwrap();
+    let main = client_view(
+        &request(dir.path()),
+        "main",
+        ClientWants::PlaceAndCredential,
+    )
+    .unwrap();
     assert_eq!((main.port, main.auth.active().unwrap().len()), (4321, 64));
-    let acme = client_view(&request(dir.path()), "acme", ClientWants::PlaceAndCredential).unwrap();
+    let acme = client_view(
+        &request(dir.path()),
+        "acme",
+        ClientWants::PlaceAndCredential,
+    )
+    .unwrap();
     assert_eq!(acme.auth.mode, AuthMode::Password);
     assert_eq!(acme.auth.active().unwrap().expose(), STRONG);
-    assert!(client_view(&request(dir.path()), "nope", ClientWants::PlaceAndCredential).is_err());
+    assert!(
+        client_view(
+            &request(dir.path()),
+            "nope",
+            ClientWants::PlaceAndCredential
+        )
+        .is_err()
+    );
     std::fs::write(&report.config_path, "{ gatway: {} }").unwrap();
-    assert!(client_view(&request(dir.path()), "main", ClientWants::PlaceAndCredential).is_err());
+    assert!(
+        client_view(
+            &request(dir.path()),
+            "main",
+            ClientWants::PlaceAndCredential
+        )
+        .is_err()
+    );
 }

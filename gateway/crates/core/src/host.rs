@@ -473,10 +473,7 @@ impl Host {
     }
 
     /// Publishes how the gateway lets itself be found, to every tenant.
-    pub fn set_discovery_health(
-        &self,
-        state: gateway_protocol::methods::system::DiscoveryHealth,
-    ) {
+    pub fn set_discovery_health(&self, state: gateway_protocol::methods::system::DiscoveryHealth) {
         if self.shared.process_health.set_discovery(state) {
             for tenant in self.tenants.values() {
                 tenant.health().nudge();

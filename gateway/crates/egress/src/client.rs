@@ -476,7 +476,8 @@ impl Egress {
         let config = match pin {
             None => self.inner.default_tls.clone(),
             Some(_) => Arc::new(
-                tls::client_config(pin.as_slice(), &self.inner.extra_roots).map_err(|e| tls_error(&e))?,
+                tls::client_config(pin.as_slice(), &self.inner.extra_roots)
+                    .map_err(|e| tls_error(&e))?,
             ),
         };
         let name = match url.host() {

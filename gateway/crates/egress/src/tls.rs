@@ -49,7 +49,9 @@ pub fn pin_mismatch(error: &std::io::Error) -> Option<&PinMismatch> {
 /// Whether a handshake failed because the certificate is not one that public roots vouch for under the wanted name.
 #[must_use]
 pub fn is_untrusted(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    let inner = error
+        .get_ref()
+        .and_then(|e| e.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 

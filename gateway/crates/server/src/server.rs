@@ -181,7 +181,11 @@ impl GatewayServer {
             IpAddr::V4(v4) if v4.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
             _ => ip,
         };
-        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let scheme = if self.certificates.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         format!(
             "{scheme}://{}/",
             SocketAddr::new(ip, self.local_addr.port())

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use gateway_config::Bind;
 use gateway_core::host::Host;
-use gateway_protocol::methods::system::{DiscoveryHealth, PartState};
 use gateway_protocol::CertPin;
+use gateway_protocol::methods::system::{DiscoveryHealth, PartState};
 use mdns_sd::{DaemonEvent, IfKind, Receiver, ServiceDaemon, ServiceInfo};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Advertisement, SERVICE};
-use crate::tls::CertificateStatus;
 use crate::limits::{MDNS_ANNOUNCE_WAIT_MS, MDNS_GOODBYE_MS, MDNS_RETRY_MS};
+use crate::tls::CertificateStatus;
 
 /// Where to tell how it goes.
 pub(crate) struct Teller {
@@ -74,7 +74,9 @@ async fn announce(
     stop: &CancellationToken,
 ) -> Result<(), String> {
     let text = |e: mdns_sd::Error| e.to_string();
-    let Some(first) = now(pin(certificate)) else { return Ok(()) };
+    let Some(first) = now(pin(certificate)) else {
+        return Ok(());
+    };
     let daemon = Daemon(ServiceDaemon::new().map_err(text)?);
     let events = daemon.0.monitor().map_err(text)?;
     let mut told = register(&daemon.0, &first)?;

@@ -145,7 +145,9 @@ impl Findable {
             Advertisement::of(&self.gateway, mode, &device_id, self.port, pin)
         };
         let pin = self.certificate.as_ref();
-        let Some(first) = now(pin.map(|c| c.borrow().served.fingerprint)) else { return };
+        let Some(first) = now(pin.map(|c| c.borrow().served.fingerprint)) else {
+            return;
+        };
         let teller = mdns::Teller {
             host,
             mode: self.discovery.mode.as_str(),

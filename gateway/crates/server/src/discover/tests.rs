@@ -20,7 +20,8 @@ const TOKEN: &str = r#"auth: { token: "k7Q2v9XbT4mZr8Lw3NcY6hJd5FsG1pAe" }"#;
 const ACME: &str = r#"tenants: { acme: { hosts: ["acme.example"], auth: { token: "Zp4Wc8RfM1xKt6BvQ9sLd3HyN7gJu2Ea" } } }"#;
 
 fn advertisement(mode: MdnsMode) -> Advertisement {
-    let text = format!(r#"{{ gateway: {{ bind: "lan", tls: {{ enabled: true }}, {TOKEN} }}, {ACME} }}"#);
+    let text =
+        format!(r#"{{ gateway: {{ bind: "lan", tls: {{ enabled: true }}, {TOKEN} }}, {ACME} }}"#);
     let pin = CertPin::new([0xab; 32]);
     Advertisement::of(&settings(&text).gateway, mode, DEVICE, 18_789, Some(pin)).unwrap()
 }
@@ -46,7 +47,14 @@ fn minimal_names_no_machine_no_path_and_no_tenant() {
     // The zone is read by everybody: it says no more than that, whatever the mode of the local network.
     let zone = zone::text(&what, "gw.example.org", &["192.0.2.7".parse().unwrap()], 7);
     let machine = tls::host_name().unwrap();
-    for word in ["acme", "nowhere", "lanHost", ".local", &format!(" {machine}."), "cliPath"] {
+    for word in [
+        "acme",
+        "nowhere",
+        "lanHost",
+        ".local",
+        &format!(" {machine}."),
+        "cliPath",
+    ] {
         assert!(!zone.contains(word), "{word}: {zone}");
     }
 }
@@ -74,11 +82,22 @@ fn who_serves_several_or_only_this_machine_is_not_told_of() {
     );
     assert_eq!(settings(&asked).discovery.mode, MdnsMode::Minimal);
     let loopback = settings(&format!(r#"{{ gateway: {{ {TOKEN} }} }}"#)).gateway;
-    assert_eq!(Advertisement::of(&loopback, MdnsMode::Full, DEVICE, 1, None), None);
+    assert_eq!(
+        Advertisement::of(&loopback, MdnsMode::Full, DEVICE, 1, None),
+        None
+    );
     let lan = settings(&alone).gateway;
-    assert_eq!(Advertisement::of(&lan, MdnsMode::Off, DEVICE, 1, None), None);
+    assert_eq!(
+        Advertisement::of(&lan, MdnsMode::Off, DEVICE, 1, None),
+        None
+    );
     let plain = Advertisement::of(&lan, MdnsMode::Minimal, DEVICE, 1, None).unwrap();
-    assert!(plain.lan_txt().iter().all(|(key, _)| !key.starts_with("gatewayTls")));
+    assert!(
+        plain
+            .lan_txt()
+            .iter()
+            .all(|(key, _)| !key.starts_with("gatewayTls"))
+    );
 }
 
 #[test]
@@ -96,5 +115,8 @@ fn the_zone_is_one_that_a_name_server_reads() {
     ] {
         assert!(zone.lines().any(|l| l == line), "no {line:?} in {zone}");
     }
-    assert!(zone.contains(r#" IN TXT "role=gateway" "transport=gateway""#), "{zone}");
+    assert!(
+        zone.contains(r#" IN TXT "role=gateway" "transport=gateway""#),
+        "{zone}"
+    );
 }

@@ -41,7 +41,9 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         short @ 0..=0x7f => (usize::from(short), rest),
         long @ 0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
-            let length = bytes.iter().fold(0_usize, |n, b| (n << 8) | usize::from(*b));
+            let length = bytes
+                .iter()
+                .fold(0_usize, |n, b| (n << 8) | usize::from(*b));
             (length, rest)
         }
         _ => return None,
@@ -112,14 +114,21 @@ fn moment(input: &mut &[u8]) -> Option<i64> {
         // Two digits: 1950 to 2049.
         (UTC_TIME, 12) => {
             let year = number(0, 2)?;
-            (if year < 50 { 2_000 + year } else { 1_900 + year }, 2)
+            (
+                if year < 50 {
+                    2_000 + year
+                } else {
+                    1_900 + year
+                },
+                2,
+            )
         }
         (LONG_TIME, 14) => (number(0, 4)?, 4),
         _ => return None,
     };
     let part = |i: usize| u8::try_from(number(at + 2 * i, at + 2 * i + 2)?).ok();
-    let date =
-        Date::from_calendar_date(i32::from(year), Month::try_from(part(0)?).ok()?, part(1)?).ok()?;
+    let date = Date::from_calendar_date(i32::from(year), Month::try_from(part(0)?).ok()?, part(1)?)
+        .ok()?;
     let time = Time::from_hms(part(2)?, part(3)?, part(4)?).ok()?;
     let at = PrimitiveDateTime::new(date, time).assume_utc();
     Some(at.unix_timestamp().saturating_mul(1_000))

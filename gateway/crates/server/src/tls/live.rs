@@ -253,7 +253,9 @@ fn announced(next: &Path) -> Option<CertPin> {
     if next.as_os_str().is_empty() || !next.exists() {
         return None;
     }
-    CertificateInfo::read(next).ok().map(|info| info.fingerprint)
+    CertificateInfo::read(next)
+        .ok()
+        .map(|info| info.fingerprint)
 }
 
 fn running_out(info: &CertificateInfo, now_ms: i64) -> Option<String> {

@@ -45,7 +45,8 @@ impl CertificateNames {
         if bind.is_unspecified() {
             // Without them the certificate is for names only.
             let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-            all.addresses.extend(interfaces.iter().map(if_addrs::Interface::ip));
+            all.addresses
+                .extend(interfaces.iter().map(if_addrs::Interface::ip));
         } else {
             all.addresses.insert(bind);
         }
@@ -53,10 +54,11 @@ impl CertificateNames {
     }
 
     fn subject_alt_names(&self) -> Vec<SanType> {
-        let names = self
-            .names
-            .iter()
-            .filter_map(|name| Ia5String::try_from(name.as_str()).ok().map(SanType::DnsName));
+        let names = self.names.iter().filter_map(|name| {
+            Ia5String::try_from(name.as_str())
+                .ok()
+                .map(SanType::DnsName)
+        });
         let addresses = self.addresses.iter().map(|ip| SanType::IpAddress(*ip));
         names.chain(addresses).take(MAX_CERT_NAMES).collect()
     }
@@ -69,7 +71,9 @@ pub(crate) fn host_name() -> Option<String> {
     let sound = (1..=63).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
     sound.then_some(label)
 }
 
@@ -78,11 +82,7 @@ pub(crate) fn host_name() -> Option<String> {
 ///
 /// # Errors
 /// A folder that cannot be written.
-pub fn make_own(
-    state_dir: &Path,
-    names: &CertificateNames,
-    now_ms: i64,
-) -> Result<bool, TlsError> {
+pub fn make_own(state_dir: &Path, names: &CertificateNames, now_ms: i64) -> Result<bool, TlsError> {
     let own = PairFiles::own(state_dir);
     if own.cert.exists() || own.key.exists() {
         return Ok(false);
@@ -147,8 +147,13 @@ fn make(dir: &Path, names: &CertificateNames, now_ms: i64) -> Result<bool, TlsEr
         return Ok(false);
     }
     let refuse = |e: io::Error| unwritable(dir, &e);
-    let (cert, key) = self_signed(names, now_ms)
-        .map_err(|e| TlsError::new(dir, format!("no certificate could be made ({e})"), "report this"))?;
+    let (cert, key) = self_signed(names, now_ms).map_err(|e| {
+        TlsError::new(
+            dir,
+            format!("no certificate could be made ({e})"),
+            "report this",
+        )
+    })?;
     if let Some(parent) = dir.parent() {
         durable::create_dirs(parent).map_err(refuse)?;
     }

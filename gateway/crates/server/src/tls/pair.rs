@@ -138,7 +138,8 @@ impl CertificateInfo {
     }
 }
 
-const PEM: &str = "write the certificate chain in PEM (BEGIN CERTIFICATE), the gateway's own certificate first";
+const PEM: &str =
+    "write the certificate chain in PEM (BEGIN CERTIFICATE), the gateway's own certificate first";
 
 fn both_there(files: &PairFiles) -> Result<(), TlsError> {
     let next = "put both files of one pair there; where the gateway makes them itself, remove the other one too and it makes a new pair";
@@ -176,7 +177,10 @@ fn private(key: &Path) -> Result<(), TlsError> {
                 "other users can read or change this key (mode {:04o})",
                 mode & 0o7777
             ),
-            format!("chmod 600 {}; if others could read it, make a new one", key.display()),
+            format!(
+                "chmod 600 {}; if others could read it, make a new one",
+                key.display()
+            ),
         ));
     }
     Ok(())

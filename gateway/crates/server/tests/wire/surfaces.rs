@@ -291,7 +291,11 @@ fn tls_with_a_given_configuration() {
     let quiet = std::time::Duration::from_secs(5);
     let plain = gw.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", quiet);
     assert_eq!(plain.statuses(), [400]);
-    assert!(plain.closed && plain.text().contains("https://"), "{}", plain.text());
+    assert!(
+        plain.closed && plain.text().contains("https://"),
+        "{}",
+        plain.text()
+    );
     let noise = gw.raw(b"\0\x01\x02\x03", quiet);
     assert!(noise.closed && noise.bytes.is_empty());
 }
