@@ -48,13 +48,8 @@ pub(crate) async fn advertise(
     stop: CancellationToken,
 ) {
     loop {
-        let why = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            why = announce(&teller, &now, &mut certificate, &stop) => match why {
-                Ok(()) => return,
-                Err(why) => why,
-            },
+        let Err(why) = announce(&teller, &now, &mut certificate, &stop).await else {
+            return;
         };
         tracing::warn!(why, "discovery: not announced; everything else goes on");
         teller.tell(Some(&why));
