@@ -22,8 +22,8 @@
 
 pub use gateway_client::{
     CallGatewayOptions, CertPin, ClientError, ClientOptions, ConnectionSources, Credential,
-    GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions, UrlSource,
-    build_gateway_connection_details, call_gateway,
+    DiscoveredGateway, GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions,
+    UrlSource, build_gateway_connection_details, call_gateway, discover,
 };
 pub use gateway_config::{
     ConfigError, LoadRequest, Overrides, Secret, Settings, init_state_dir, load, options_schema,

@@ -213,6 +213,17 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
         setting.vars.push(("GATEWAY_STRACE", found));
         Ok(note)
     });
+    // Without it the tests of discovery are left out, and say so.
+    steps.run("avahi", || match tools::ensure_avahi() {
+        Ok(found) => {
+            setting.vars.extend(found);
+            Ok(String::new())
+        }
+        Err(why) => {
+            println!("!!! the tests of discovery will be LEFT OUT: {why}");
+            Ok("LEFT OUT: cannot be had here".to_owned())
+        }
+    });
     python.zip(node)
 }
 

@@ -208,6 +208,15 @@ pub fn apt_program(name: &str, packages: &[&str], inside: &str) -> Result<PathBu
             format!("apt installed {packages:?}, but `{name}` is still not on PATH")
         });
     }
+    unpacked_program(name, packages, inside)
+}
+
+/// A program that is unpacked and never installed, also as root: installing it would start a service.
+fn unpacked_program(name: &str, packages: &[&str], inside: &str) -> Result<PathBuf> {
+    let wrapper = tools_dir().join("bin").join(name);
+    if sh::is_executable(&wrapper) {
+        return Ok(wrapper);
+    }
     apt_unpack(packages)
         .map_err(|e| format!("{e}\nNext: sudo apt-get install {}", packages.join(" ")))?;
     let real = deb_root().join(inside);
@@ -371,6 +380,44 @@ pub fn ensure_chromium() -> Result<PathBuf> {
         }
     }
     apt_program("chromium", &["chromium"], "usr/lib/chromium/chromium")
+}
+
+/// Avahi and a message bus for it, for the tests of discovery: programs of others that find us, in namespaces of their own.
+pub fn ensure_avahi() -> Result<Vec<(&'static str, PathBuf)>> {
+    if sh::which("apt-get").is_none() && sh::which("avahi-browse").is_none() {
+        return Err("there is no avahi-browse and no apt-get to get it with".to_owned());
+    }
+    let mut found = Vec::new();
+    for (var, name, package, inside) in [
+        (
+            "GATEWAY_AVAHI_DAEMON",
+            "avahi-daemon",
+            "avahi-daemon",
+            "usr/sbin/avahi-daemon",
+        ),
+        (
+            "GATEWAY_AVAHI_BROWSE",
+            "avahi-browse",
+            "avahi-utils",
+            "usr/bin/avahi-browse",
+        ),
+        (
+            "GATEWAY_DBUS_DAEMON",
+            "dbus-daemon",
+            "dbus",
+            "usr/bin/dbus-daemon",
+        ),
+    ] {
+        let program = match sh::which(name) {
+            Some(program) => program,
+            None => unpacked_program(name, &[package], inside)?,
+        };
+        found.push((var, program));
+    }
+    if sh::which("ip").is_none() && is_root() {
+        apt_install(&["iproute2"])?;
+    }
+    Ok(found)
 }
 
 /// strace, for tests that count system calls or inject faults.

@@ -62,6 +62,9 @@ fn human(h: &Value) -> String {
     if let Some(pin) = h["tls"]["nextFingerprint"].as_str() {
         lines.push(format!("  next    sha256:{} (pin both)", clean(pin)));
     }
+    if let Some(mode) = h["discovery"]["mode"].as_str() {
+        lines.push(format!("found by  mDNS, {}", clean(mode)));
+    }
     let mut unwell = Vec::new();
     find_unwell("", h, &mut unwell);
     lines.extend(unwell.into_iter().map(|path| format!("  {path}")));

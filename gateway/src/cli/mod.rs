@@ -7,6 +7,7 @@ mod chat;
 mod completion;
 mod config;
 mod cron;
+mod discover;
 mod health;
 mod outbox;
 pub mod output;
@@ -118,6 +119,11 @@ enum Command {
     /// The configuration file: look, change, check, go back.
     #[command(subcommand)]
     Config(config::Command),
+    /// Gateways that announce themselves in the local network: hints where to look, never a reason to trust.
+    Discover(discover::Args),
+    /// Names for the gateway in ordinary DNS.
+    #[command(subcommand)]
+    Dns(discover::DnsCommand),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -146,6 +152,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::System(command) => block_on(system::run(global, command)),
         Command::Wake(args) => block_on(system::wake(global, args)),
         Command::Config(command) => config::run(global, command),
+        Command::Discover(args) => block_on(discover::run(global, &args)),
+        Command::Dns(command) => block_on(discover::dns(global, command)),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -231,6 +239,8 @@ mod tests {
             "gateway serve --tls",
             "gateway status --url wss://192.0.2.1:1 --tls-fingerprint sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
             "gateway tls show --json",
+            "gateway discover --json --wait 500",
+            "gateway dns zone --domain gw.example.org --address 192.0.2.7",
             "gateway tls rotate",
             "gateway tls rotate --finish",
             "gateway tls rotate --now",

@@ -67,6 +67,7 @@ fn who_links_what() {
             vec!["gateway-client", "gateway-egress", "gateway-server"],
         ),
         ("rcgen", vec!["gateway-server"]),
+        ("mdns-sd", vec!["gateway-client", "gateway-server"]),
         ("reqwest", vec![]),
         ("openssl", vec![]),
     ] {

@@ -137,7 +137,6 @@ fn a_certificate_is_made_at_first_use_and_the_commands_of_this_machine_pin_it() 
         }
         args.into_iter().map(str::to_owned).collect()
     };
-    let strs = |args: &[String]| -> Vec<String> { args.to_vec() };
     let run = |args: Vec<String>, code: i32, words: &[&str]| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         if code == 0 {
@@ -147,7 +146,7 @@ fn a_certificate_is_made_at_first_use_and_the_commands_of_this_machine_pin_it() 
             fails(&other, &args, &[], code, words);
         }
     };
-    run(strs(&with(&own.to_string())), 0, &[]);
+    run(with(&own.to_string()), 0, &[]);
     run(with(&own.colons()), 0, &[]);
     let wrong = CertPin::new([9; 32]);
     run(

@@ -6,6 +6,7 @@
 mod call;
 mod client;
 mod details;
+mod discover;
 mod error;
 pub mod limits;
 
@@ -15,5 +16,6 @@ pub use details::{
     ConfiguredGateway, ConnectionSources, Credential, DEFAULT_PORT, GatewayConnectionDetails,
     RemoteGateway, SourceStep, UrlSource, build_gateway_connection_details,
 };
+pub use discover::{DiscoveredGateway, discover};
 pub use error::{ClientError, ErrorKind, GatewayError};
 pub use gateway_egress::{CertPin, tls::PinMismatch};

@@ -16,6 +16,10 @@ pub const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// Default time for one answer, in milliseconds.
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
+/// Gateways that one search gives.
+pub const MAX_DISCOVERED: usize = 256;
+/// Bytes kept of each name or value that a gateway announces.
+pub const MAX_DISCOVERED_TEXT_BYTES: usize = 255;
 /// Time for the close handshake, in milliseconds.
 pub const CLOSE_TIMEOUT_MS: u64 = 1_000;
 /// Wait before the next attempt when a starting gateway does not say how long, in milliseconds.

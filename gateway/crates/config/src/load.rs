@@ -15,8 +15,8 @@ use crate::include::Files;
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
-    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, Options, QueueModeOption,
-    RemoteOptions, SecretRef, SessionOptions, TlsOptions,
+    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, MdnsModeOption, Options,
+    QueueModeOption, RemoteOptions, SecretRef, SessionOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -466,9 +466,37 @@ impl Resolver<'_> {
                     Some(LogFormatOption::Text) | None => LogFormat::Text,
                 }),
             },
+            discovery: self.discovery(o),
             hash,
             warnings: Vec::new(),
             written: Written::default(),
+        }
+    }
+
+    fn discovery(&mut self, o: &Options) -> DiscoverySettings {
+        let wide_area_domain = o.discovery.wide_area.domain.as_deref().and_then(|written| {
+            let domain = validate::host_name(written)
+                .filter(|name| name.contains('.') && name.parse::<IpAddr>().is_err());
+            if domain.is_none() {
+                self.bad(
+                    "discovery.wideArea.domain",
+                    "not the name of a domain",
+                    "write it like gw.example.org",
+                );
+            }
+            domain
+        });
+        let mode = match o.discovery.mdns.mode {
+            Some(MdnsModeOption::Off) => MdnsMode::Off,
+            Some(MdnsModeOption::Minimal) => MdnsMode::Minimal,
+            Some(MdnsModeOption::Full) => MdnsMode::Full,
+            // Who serves several parties decides by himself that the network is told.
+            None if !o.tenants.is_empty() => MdnsMode::Off,
+            None => MdnsMode::Minimal,
+        };
+        DiscoverySettings {
+            mode,
+            wide_area_domain,
         }
     }
 

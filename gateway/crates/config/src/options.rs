@@ -46,9 +46,50 @@ pub struct Options {
     /// What is logged and how.
     #[schemars(extend("x-reload" = "live"))]
     pub logging: LoggingOptions,
+    /// How the gateway lets itself be found.
+    pub discovery: DiscoveryOptions,
     /// Further tenants by slug.
     #[schemars(extend("x-reload" = "live"))]
     pub tenants: BTreeMap<String, TenantOptions>,
+}
+
+/// How the gateway lets itself be found. A hint for clients, never a reason to trust; needs a bind other than loopback.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DiscoveryOptions {
+    /// In the local network, by multicast DNS.
+    pub mdns: MdnsOptions,
+    /// Elsewhere, by ordinary DNS.
+    pub wide_area: WideAreaOptions,
+}
+
+/// Multicast DNS (`_openclaw-gw._tcp`).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct MdnsOptions {
+    /// `minimal` (default), `full` (also this machine's name and the path of the program) or `off` (default with further tenants).
+    pub mode: Option<MdnsModeOption>,
+}
+
+/// Written mode of multicast DNS.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum MdnsModeOption {
+    /// Nothing.
+    Off,
+    /// Port, TLS and fingerprint under a name that says nothing.
+    Minimal,
+    /// Also the machine's name and the path of the program.
+    Full,
+}
+
+/// Wide-area DNS-SD.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WideAreaOptions {
+    /// A domain such as `gw.example.org`: at each start the zone for a DNS server is written to `dns/<domain>.db` of the state directory.
+    pub domain: Option<String>,
 }
 
 /// Listener and process-wide rules.

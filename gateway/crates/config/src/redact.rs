@@ -56,6 +56,15 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             map.remove("hosts");
         }
         map.insert("gateway".to_owned(), gateway);
+        if tenant.slug == MAIN_TENANT {
+            map.insert(
+                "discovery".to_owned(),
+                json!({
+                    "mdns": { "mode": settings.discovery.mode.as_str() },
+                    "wideArea": { "domain": settings.discovery.wide_area_domain },
+                }),
+            );
+        }
         map.insert(
             "logging".to_owned(),
             json!({

@@ -30,6 +30,8 @@ pub struct Settings {
     pub plugins_dir: Option<PathBuf>,
     /// Log level and format.
     pub logging: LoggingSettings,
+    /// How the gateway lets itself be found.
+    pub discovery: DiscoverySettings,
     /// Lower-case hex SHA-256 of the file's bytes; empty text when there is no file. Changes with every edit.
     pub hash: String,
     /// Things worth telling the operator that do not stop the start (short secrets, loose file modes).
@@ -125,6 +127,37 @@ pub struct RemoteSettings {
     pub password: Option<Secret>,
     /// The only certificates that it may show. Empty: one that public authorities vouch for.
     pub pins: Vec<CertPin>,
+}
+
+/// How the gateway lets itself be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiscoverySettings {
+    /// What is told, in the local network and in the zone.
+    pub mode: MdnsMode,
+    /// Domain of the zone that is written, without a dot at the end, lower case.
+    pub wide_area_domain: Option<String>,
+}
+
+/// What is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MdnsMode {
+    /// Nothing.
+    Off,
+    /// Port, TLS and fingerprint under a name that says nothing.
+    Minimal,
+    /// Also the machine's name and the path of the program.
+    Full,
+}
+
+impl MdnsMode {
+    /// As it is written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Minimal => "minimal",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// Where the listener binds.

@@ -1191,6 +1191,152 @@ fn the_schema_describes_every_key() {
 }
 
 #[test]
+fn tls_is_off_made_by_us_or_a_whole_pair_of_the_operator() {
+    let own = |generate| TlsSource::Own { generate };
+    let tls = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = load_in(dir.path(), &format!("{{ gateway: {{ tls: {text} }} }}")).unwrap();
+        let tls = settings.gateway.tls;
+        let below = |path: &Path| path.strip_prefix(dir.path()).unwrap_or(path).to_owned();
+        match tls.source {
+            TlsSource::Files { cert, key } => (
+                tls.enabled,
+                TlsSource::Files {
+                    cert: below(&cert),
+                    key: below(&key),
+                },
+            ),
+            own => (tls.enabled, own),
+        }
+    };
+    assert_eq!(tls("{}"), (false, own(true)));
+    assert_eq!(tls("{ enabled: true }"), (true, own(true)));
+    assert_eq!(
+        tls("{ enabled: true, autoGenerate: false }"),
+        (true, own(false))
+    );
+    let files = TlsSource::Files {
+        cert: "tls/c.pem".into(),
+        key: "/etc/k.pem".into(),
+    };
+    assert_eq!(
+        tls("{ enabled: true, certPath: 'tls/c.pem', keyPath: '/etc/k.pem' }"),
+        (true, files)
+    );
+    check_refusal(
+        "{\n gateway: { tls: { certPath: 'c.pem' } } }",
+        &["gateway.json5:2:", "gateway.tls.certPath", "no keyPath"],
+    );
+    check_refusal(
+        "{ gateway: { tls: { keyPath: 'k.pem' } } }",
+        &["gateway.tls.keyPath", "no certPath"],
+    );
+    check_refusal(
+        "{ gateway: { tls: { certPath: '', keyPath: 'k' } } }",
+        &["gateway.tls.certPath", "must not be empty"],
+    );
+    // The flag turns it on whatever the file says.
+    let dir = tempfile::tempdir().unwrap();
+    init_state_dir(dir.path()).unwrap();
+    let mut flagged = request(dir.path());
+    flagged.overrides.tls = true;
+    let settings = load_text(
+        "{ gateway: { tls: { enabled: false } } }",
+        &flagged,
+        "g".into(),
+    );
+    assert!(settings.unwrap().gateway.tls.enabled);
+}
+
+/// Covers: N16.
+#[test]
+fn clear_text_beyond_this_machine_is_warned_of() {
+    let warned = |text: &str| {
+        let settings = try_load(text).unwrap();
+        settings.warnings.iter().any(|w| w.contains("in clear"))
+    };
+    for bind in ["lan", "192.0.2.7", "::"] {
+        assert!(warned(&format!("{{ gateway: {{ bind: '{bind}' }} }}")));
+        assert!(!warned(&format!(
+            "{{ gateway: {{ bind: '{bind}', tls: {{ enabled: true }} }} }}"
+        )));
+    }
+    assert!(!warned("{ gateway: { bind: '127.0.0.2' } }"));
+}
+
+#[test]
+fn a_gateway_elsewhere_is_named_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = init_state_dir(dir.path()).unwrap();
+    secret_set(dir.path(), "main", "far", &Secret::new(STRONG.to_owned())).unwrap();
+    let pin = "ab".repeat(32);
+    let view = |text: &str, wants| {
+        std::fs::write(&report.config_path, text).unwrap();
+        client_view(&request(dir.path()), "main", wants)
+    };
+    let text = format!(
+        "{{ gateway: {{ mode: 'remote', remote: {{ url: 'wss://far.example:1', token: {{ store: 'far' }}, tlsFingerprint: '{pin}, sha256:{}' }} }} }}",
+        "CD:".repeat(31) + "CD"
+    );
+    let remote = view(&text, ClientWants::PlaceAndCredential)
+        .unwrap()
+        .remote
+        .unwrap();
+    assert_eq!(remote.url, "wss://far.example:1");
+    assert_eq!(remote.token.unwrap().expose(), STRONG);
+    assert_eq!(remote.pins.len(), 2);
+    // Who brings a credential does not need the one of the file.
+    let text = text.replace("'far'", "'gone'");
+    assert!(view(&text, ClientWants::PlaceAndCredential).is_err());
+    let remote = view(&text, ClientWants::Place).unwrap().remote.unwrap();
+    assert!(remote.token.is_none() && remote.pins.len() == 2);
+    let local = text.replace("mode: 'remote', ", "");
+    assert!(view(&local, ClientWants::Place).unwrap().remote.is_none());
+    let none = view("{ gateway: { mode: 'remote' } }", ClientWants::Place).unwrap_err();
+    assert!(none.to_string().contains("gateway.remote.url"), "{none}");
+    for (bad, words) in [
+        ("url: 'far.example'", "gateway.remote.url"),
+        ("url: 'wss://u:p@far.example'", "gateway.remote.url"),
+        ("url: 'wss://far.example/?token=x'", "gateway.remote.url"),
+        (
+            "url: 'wss://far.example', tlsFingerprint: 'ab'",
+            "64 hexadecimal digits",
+        ),
+    ] {
+        check_refusal(
+            &format!("{{ gateway: {{ remote: {{ {bad} }} }} }}"),
+            &[words],
+        );
+    }
+    assert!(
+        try_load("{ gateway: { mode: 'remote', remote: { url: 'wss://a.example' } } }")
+            .unwrap()
+            .gateway
+            .remote_mode
+    );
+}
+
+#[test]
+fn discovery_names_a_mode_and_a_domain() {
+    let found = try_load(
+        "{ discovery: { mdns: { mode: 'full' }, wideArea: { domain: 'GW.Example.org.' } } }",
+    );
+    let found = found.unwrap().discovery;
+    assert_eq!(found.mode, MdnsMode::Full);
+    assert_eq!(found.wide_area_domain.as_deref(), Some("gw.example.org"));
+    for bad in ["org", "192.0.2.7", "a b.example", "../x.example", ""] {
+        check_refusal(
+            &format!("{{ discovery: {{ wideArea: {{ domain: '{bad}' }} }} }}"),
+            &["discovery.wideArea.domain"],
+        );
+    }
+    check_refusal(
+        "{ discovery: { mdns: { mode: 'minmal' } } }",
+        &["did you mean \"minimal\""],
+    );
+}
+
+#[test]
 fn a_client_sees_port_and_credential_without_the_gateways_other_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let report = init_state_dir(dir.path()).unwrap();

@@ -197,6 +197,7 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
             hot_reload_status: reload_word(tenant).to_owned(),
         },
         config: tenant.shared().configuration.health(tenant.slug()),
+        discovery: tenant.shared().process_health.discovery(),
         ..HealthSnapshot::default()
     }
 }

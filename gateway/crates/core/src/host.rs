@@ -221,6 +221,7 @@ pub struct Host {
     hello: crate::hello::HelloParts,
     stop: CancellationToken,
     draining: AtomicBool,
+    sidecars: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     host_db: HostDb,
     pool: Option<Arc<gateway_store::WriterPool>>,
@@ -322,6 +323,7 @@ impl Host {
             auth,
             stop: CancellationToken::new(),
             draining: AtomicBool::new(false),
+            sidecars: watch::Sender::new(false),
             ready: watch::Sender::new(false),
             host_db,
             pool,
@@ -670,6 +672,15 @@ impl Host {
         }
     }
 
+    /// Publishes how the gateway lets itself be found, to every tenant.
+    pub fn set_discovery_health(&self, state: gateway_protocol::methods::system::DiscoveryHealth) {
+        if self.shared.process_health.set_discovery(state) {
+            for tenant in self.tenants.values() {
+                tenant.health().nudge();
+            }
+        }
+    }
+
     /// All tenants, by slug. For background loops and for channel routes (which name their tenant by path or host).
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {
         self.directory.load().tenants.values().cloned().collect()
@@ -691,6 +702,17 @@ impl Host {
     #[must_use]
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// True when what works by itself (channels) has started: from then on the gateway may be told of. Boot scripts come
+    /// after that, and then readiness.
+    #[must_use]
+    pub fn sidecars(&self) -> watch::Receiver<bool> {
+        self.sidecars.subscribe()
+    }
+
+    pub(crate) fn set_sidecars(&self) {
+        self.sidecars.send_replace(true);
     }
 
     pub(crate) fn set_ready(&self) {

@@ -1,12 +1,13 @@
 //! Health of what all tenants share. Its owners (the listener, the advertiser) tell; every tenant's snapshot shows it.
 
-use gateway_protocol::methods::system::TlsHealth;
+use gateway_protocol::methods::system::{DiscoveryHealth, TlsHealth};
 use parking_lot::Mutex;
 
 /// What was told last.
 #[derive(Debug, Default)]
 pub struct ProcessHealth {
     tls: Mutex<Option<TlsHealth>>,
+    discovery: Mutex<Option<DiscoveryHealth>>,
 }
 
 impl ProcessHealth {
@@ -18,5 +19,19 @@ impl ProcessHealth {
     #[must_use]
     pub fn tls(&self) -> Option<TlsHealth> {
         self.tls.lock().clone()
+    }
+
+    /// True if it is news.
+    pub(crate) fn set_discovery(&self, state: DiscoveryHealth) -> bool {
+        let mut told = self.discovery.lock();
+        let news = told.as_ref() != Some(&state);
+        *told = Some(state);
+        news
+    }
+
+    /// How the gateway lets itself be found; `None` when it does not.
+    #[must_use]
+    pub fn discovery(&self) -> Option<DiscoveryHealth> {
+        self.discovery.lock().clone()
     }
 }

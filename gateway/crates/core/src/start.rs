@@ -55,6 +55,7 @@ pub(crate) async fn boot(host: &Arc<Host>) {
                 channels.start_all().await;
             }
         }
+        host.set_sidecars();
         for tenant in host.tenants() {
             crate::cron::start(&tenant).await;
         }

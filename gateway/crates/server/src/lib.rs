@@ -6,6 +6,7 @@
 mod accept;
 mod app;
 mod budget;
+pub mod discover;
 mod guard;
 mod handshakes;
 mod head;

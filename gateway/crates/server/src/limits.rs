@@ -94,6 +94,12 @@ pub const TIMER_STEP_MS: u64 = 500;
 pub const MAX_BATCH_CALLS: usize = 64;
 /// Time for connections to end after the shutdown event.
 pub const SHUTDOWN_DEADLINE_MS: u64 = 5_000;
+/// Time between two attempts to announce the gateway in the local network, in ms.
+pub const MDNS_RETRY_MS: u64 = 60_000;
+/// Time within which a network takes the first announcement, in ms; later it is degraded.
+pub const MDNS_ANNOUNCE_WAIT_MS: u64 = 10_000;
+/// Time for the goodbye of a gateway that stops, in ms.
+pub const MDNS_GOODBYE_MS: u64 = 500;
 /// Bytes of a PEM file (a certificate chain or a key).
 pub const MAX_PEM_BYTES: u64 = 256 * 1024;
 /// Certificates in one chain.

@@ -17,6 +17,7 @@ use crate::{
     accept,
     app::App,
     budget,
+    discover::Findable,
     guard::Names,
     http, limits,
     tls::{CertificateNames, CertificateStatus, Certificates, TlsError},
@@ -252,7 +253,8 @@ pub async fn start_gateway_server(
 
 async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeError> {
     let settings = &options.host.settings;
-    let gateway = &settings.gateway;
+    let (discovery, state_dir) = (settings.discovery.clone(), options.host.state_dir.clone());
+    let gateway = &settings.gateway.clone();
     let own_limits = options.limits.is_some();
     let limits = options
         .limits
@@ -328,6 +330,15 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     if let Some(status) = certificate {
         tokio::spawn(tell_certificate(status, Arc::downgrade(&host)));
     }
+    let found = Findable {
+        gateway: gateway.clone(),
+        discovery: discovery.clone(),
+        state_dir,
+        port: local_addr.port(),
+        certificate: certificates.as_ref().and_then(|c| c.status()),
+    };
+    app.tasks
+        .spawn(found.run(Arc::downgrade(&host), host.sidecars(), app.stop.clone()));
     let (tell, stopped) = watch::channel(false);
     let shutdown = options.shutdown;
     tokio::spawn({

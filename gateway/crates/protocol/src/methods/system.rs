@@ -78,6 +78,9 @@ pub struct HealthSnapshot {
     /// The listener's certificate; absent without TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsHealth>,
+    /// How the gateway lets itself be found; absent when it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<DiscoveryHealth>,
 }
 
 /// How a part of the gateway is.
@@ -161,6 +164,19 @@ pub struct ConfigFaultView {
     /// Column, from 1, in characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
+}
+
+/// How the gateway lets itself be found in the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoveryHealth {
+    /// How it is. Degraded harms nothing else.
+    pub state: PartState,
+    /// `minimal` or `full`.
+    pub mode: String,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// State of the sandboxed components.

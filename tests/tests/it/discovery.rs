@@ -1,0 +1,378 @@
+//! Being found in a network: two namespaces joined by a cable, a gateway in one, Avahi and our own search in the other.
+//!
+//! It needs root (or the right to make namespaces) and Avahi; where one is missing the tests say so and are left out.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gateway_tests::process::gateway_bin;
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn tool(name: &str, program: &str) -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os(name) {
+        return Some(path.into());
+    }
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.exists())
+}
+
+fn ip(args: &[&str]) -> bool {
+    let done = Command::new("ip").args(args).stderr(Stdio::null()).status();
+    done.is_ok_and(|status| status.success())
+}
+
+/// Namespaces of this test, removed at its end.
+struct Nets(Vec<String>);
+
+impl Nets {
+    /// `None`, and said loudly, where they cannot be made.
+    fn new(count: usize, of: &str) -> Option<Self> {
+        let names: Vec<String> = (0..count)
+            .map(|i| format!("gw-{of}-{}-{i}", std::process::id()))
+            .collect();
+        let nets = Self(names);
+        for name in &nets.0 {
+            if !ip(&["netns", "add", name]) || !ip(&["-n", name, "link", "set", "lo", "up"]) {
+                eprintln!("!!! LEFT OUT: network namespaces cannot be made here (root, iproute2)");
+                return None;
+            }
+        }
+        Some(nets)
+    }
+
+    /// Joins both by a cable: 192.0.2.1 and 192.0.2.2.
+    fn cable(&self) {
+        let (a, b) = (&self.0[0], &self.0[1]);
+        assert!(ip(&[
+            "-n", a, "link", "add", "gwv0", "type", "veth", "peer", "name", "gwv1", "netns", b
+        ]));
+        for (net, dev, address) in [(a, "gwv0", "192.0.2.1/24"), (b, "gwv1", "192.0.2.2/24")] {
+            assert!(ip(&["-n", net, "addr", "add", address, "dev", dev]));
+            assert!(ip(&["-n", net, "link", "set", dev, "up"]));
+            assert!(ip(&["-n", net, "route", "add", "224.0.0.0/4", "dev", dev]));
+        }
+    }
+
+    fn command(&self, net: usize, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.0[net]])
+            .arg(program)
+            .stdin(Stdio::null());
+        for name in ["GATEWAY_TOKEN", "GATEWAY_URL", "GATEWAY_STATE_DIR"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// A gateway in a namespace, running when this returns.
+    fn gateway(&self, net: usize, state: &Path, extra: &[&str]) -> Running {
+        let log = state.with_extension("log");
+        let sink = std::fs::File::create(&log).unwrap();
+        let child = self
+            .command(net, &gateway_bin())
+            .args(["serve", "--port", "18789", "--state-dir"])
+            .arg(state)
+            .args(extra)
+            .stdout(sink.try_clone().unwrap())
+            .stderr(sink)
+            .spawn()
+            .unwrap();
+        let running = Running { child, log };
+        until("the run file", || state.join("run/gateway.json").exists());
+        running
+    }
+
+    fn ask(&self, net: usize, state: &Path, args: &[&str]) -> Value {
+        let output = self
+            .command(net, &gateway_bin())
+            .args(args)
+            .arg("--json")
+            .arg("--state-dir")
+            .arg(state)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Nets {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            ip(&["netns", "del", name]);
+        }
+    }
+}
+
+/// A child process that ends with this.
+struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // `ip netns exec` becomes the program itself: this is its id.
+        let _ = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        let _ = self.child.wait();
+    }
+}
+
+fn until(what: &str, mut fits: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !fits() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Avahi with a message bus of its own, in namespace `net`.
+fn avahi(
+    nets: &Nets,
+    net: usize,
+    dir: &Path,
+    daemon: &Path,
+    bus: &Path,
+) -> (Running, Running, String) {
+    let address = format!("unix:path={}", dir.join("bus").display());
+    let config = dir.join("bus.conf");
+    std::fs::write(
+        &config,
+        format!(
+            r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>{address}</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>"#
+        ),
+    )
+    .unwrap();
+    let start = |command: &mut Command, log: &str| {
+        let log = dir.join(log);
+        let sink = std::fs::File::create(&log).unwrap();
+        let child = command
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
+            .stdout(sink.try_clone().unwrap())
+            .stderr(sink)
+            .spawn()
+            .unwrap();
+        Running { child, log }
+    };
+    let bus = start(
+        nets.command(net, bus)
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile"]),
+        "bus.log",
+    );
+    until("the message bus", || dir.join("bus").exists());
+    // Its files in /run are its own: a mount namespace keeps them from the machine's.
+    let script = format!(
+        "mount -t tmpfs none /run && exec {} --no-drop-root --no-chroot --no-rlimits -f {}",
+        daemon.display(),
+        dir.join("avahi.conf").display()
+    );
+    std::fs::write(
+        dir.join("avahi.conf"),
+        "[server]\nhost-name=seeker\nuse-ipv6=no\nenable-dbus=yes\n[publish]\ndisable-publishing=yes\n",
+    )
+    .unwrap();
+    let daemon = start(
+        nets.command(net, Path::new("unshare"))
+            .args(["-m", "sh", "-c", &script]),
+        "avahi.log",
+    );
+    (bus, daemon, address)
+}
+
+/// Covers: N13, N14.
+#[test]
+fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
+    let (Some(daemon), Some(browse), Some(bus)) = (
+        tool("GATEWAY_AVAHI_DAEMON", "avahi-daemon"),
+        tool("GATEWAY_AVAHI_BROWSE", "avahi-browse"),
+        tool("GATEWAY_DBUS_DAEMON", "dbus-daemon"),
+    ) else {
+        eprintln!("!!! LEFT OUT: Avahi is not here (`cargo xtask tools` gets it)");
+        return;
+    };
+    let Some(nets) = Nets::new(2, "find") else {
+        return;
+    };
+    nets.cable();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let gateway = nets.gateway(0, &state, &["--bind", "lan", "--tls"]);
+    let shown = nets.ask(0, &state, &["tls", "show"]);
+    let pin = shown["fingerprint"].as_str().unwrap().to_owned();
+    let (_bus, _daemon, address) = avahi(&nets, 1, dir.path(), &daemon, &bus);
+
+    let mut found = String::new();
+    until("avahi-browse finds it", || {
+        let output = nets
+            .command(1, &browse)
+            .args([
+                "--resolve",
+                "--parsable",
+                "--terminate",
+                "_openclaw-gw._tcp",
+            ])
+            .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
+            .output()
+            .unwrap();
+        found = String::from_utf8_lossy(&output.stdout).into_owned();
+        found.lines().any(|line| line.starts_with('='))
+    });
+    let line = found.lines().find(|line| line.starts_with('=')).unwrap();
+    for part in [
+        ";192.0.2.1;18789;",
+        "\"role=gateway\"",
+        "\"transport=gateway\"",
+        "\"gatewayPort=18789\"",
+        "\"gatewayTls=1\"",
+        "\"gatewayDirectReachable=1\"",
+        &format!("\"gatewayTlsSha256={pin}\""),
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for leak in [
+        "cliPath",
+        dir.path().to_str().unwrap(),
+        &format!("={}", machine.trim()),
+    ] {
+        assert!(!line.contains(leak), "{leak} in {line}");
+    }
+
+    let elsewhere = dir.path().join("elsewhere");
+    let mut seen = Value::Null;
+    until("our own search finds it", || {
+        seen = nets.ask(1, &elsewhere, &["discover", "--wait", "1000"]);
+        seen["gateways"].as_array().is_some_and(|g| !g.is_empty())
+    });
+    let one = &seen["gateways"][0];
+    assert_eq!(one["url"], "wss://192.0.2.1:18789", "{seen}");
+    assert_eq!(one["claimedFingerprint"], json!(pin));
+    let health = nets.ask(0, &state, &["health"]);
+    assert_eq!(health["discovery"]["state"], "ok", "{health}");
+    assert_eq!(health["discovery"]["mode"], "minimal");
+
+    // What is found is a hint: no command goes there by itself, and a pin is not overridden by what is claimed.
+    let token = std::fs::read_to_string(state.join("secrets/main/gateway-token")).unwrap();
+    let other = "5".repeat(64);
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    std::fs::write(
+        elsewhere.join("gateway.json5"),
+        format!("{{ gateway: {{ mode: \"remote\", remote: {{ url: \"wss://192.0.2.1:18789\", tlsFingerprint: \"{other}\" }} }} }}"),
+    )
+    .unwrap();
+    let status = |pin: &[&str]| {
+        nets.command(1, &gateway_bin())
+            .args(["status", "--token", token.trim(), "--state-dir"])
+            .arg(&elsewhere)
+            .args(pin)
+            .output()
+            .unwrap()
+    };
+    let refused = status(&[]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && text.contains("gateway tls fingerprint mismatch"),
+        "{text}"
+    );
+    let good = status(&["--tls-fingerprint", &pin]);
+    assert!(
+        good.status.success(),
+        "{}",
+        String::from_utf8_lossy(&good.stderr)
+    );
+
+    // Who stops says goodbye: it is not found any more.
+    drop(gateway);
+    until("it is forgotten", || {
+        let seen = nets.ask(
+            1,
+            &dir.path().join("nobody"),
+            &["discover", "--wait", "700"],
+        );
+        seen["gateways"].as_array().is_some_and(Vec::is_empty)
+    });
+}
+
+/// No network at all, and the port taken by another program: one field says so, everything else works, and it is not tried
+/// again at once.
+///
+/// Covers: N15, F24.
+#[test]
+fn where_nothing_can_be_announced_everything_else_works() {
+    let Some(nets) = Nets::new(2, "none") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    // Only the loopback device.
+    let alone = dir.path().join("alone");
+    let first = nets.gateway(0, &alone, &["--bind", "lan"]);
+    // An address, and somebody else sits on the port and shares it with nobody.
+    let net = &nets.0[1];
+    assert!(ip(&["-n", net, "link", "add", "gwd0", "type", "dummy"]));
+    assert!(ip(&[
+        "-n",
+        net,
+        "addr",
+        "add",
+        "192.0.2.9/24",
+        "dev",
+        "gwd0"
+    ]));
+    assert!(ip(&["-n", net, "link", "set", "gwd0", "up"]));
+    let python = tool("GATEWAY_PYTHON", "python3");
+    let taken = python.map(|python| {
+        let log = dir.path().join("taken.log");
+        let sink = std::fs::File::create(&log).unwrap();
+        let script = "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('0.0.0.0', 5353))\nprint('bound', flush=True)\ntime.sleep(600)";
+        let child = nets
+            .command(1, &python)
+            .args(["-c", script])
+            .stdout(sink)
+            .spawn()
+            .unwrap();
+        let running = Running { child, log };
+        until("the port is taken", || running.log().contains("bound"));
+        running
+    });
+    let busy = dir.path().join("busy");
+    let second = nets.gateway(1, &busy, &["--bind", "lan"]);
+    for (net, state, running) in [(0, &alone, &first), (1, &busy, &second)] {
+        if net == 1 && taken.is_none() {
+            eprintln!("!!! LEFT OUT: the taken port (no python3)");
+            continue;
+        }
+        until("health says so", || {
+            let health = nets.ask(net, state, &["health"]);
+            assert_eq!(health["ok"], true);
+            health["discovery"]["state"] == "degraded"
+        });
+        let health = nets.ask(net, state, &["health"]);
+        let why = health["discovery"]["message"].as_str().unwrap();
+        assert!(!why.is_empty());
+        nets.ask(net, state, &["status"]);
+        // At most once a minute: within these seconds, once.
+        let tries = running.log().matches("discovery: not announced").count();
+        assert!(tries <= 1, "{}", running.log());
+    }
+}
