@@ -71,7 +71,11 @@ pub(super) fn plan(
     let (missed, runnable) = due.last.split_at(from.min(due.last.len()));
     let missed = missed.last().map(|last| Missed {
         occurrence: *last,
-        count: due.earlier + missed.len() as u64,
+        count: if due.more {
+            due.earlier
+        } else {
+            due.earlier + missed.len() as u64
+        },
         more: due.more,
     });
     Plan {

@@ -1043,7 +1043,7 @@ async fn heartbeats_look_and_stay_silent() {
         json!({"mode": "next-heartbeat", "text": "mail came"}),
     )
     .await;
-    l.pass(31 * MINUTE).await;
+    l.pass(30 * MINUTE).await;
     settle(&l.tenant).await;
     assert_eq!(l.begun(), 1);
     let last = l.ask("last-heartbeat", json!({})).await;

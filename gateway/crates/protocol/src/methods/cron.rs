@@ -12,7 +12,7 @@ crate::methods! {
     CronList = "cron.list", Operator(Read), Query, (CronListParams) -> CronListResult;
     /// Whether schedules run, how many jobs there are, and when the next one comes due.
     CronStatus = "cron.status", Operator(Read), Query, (NoParams) -> CronStatusResult;
-    /// One job.
+    /// One job with its state.
     CronGet = "cron.get", Operator(Read), Query, (CronGetParams) -> CronJob;
     /// Make a job.
     CronAdd = "cron.add", Operator(Admin), Command, (CronAddParams) -> CronAddResult;
