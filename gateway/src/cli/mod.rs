@@ -7,6 +7,7 @@ mod chat;
 mod completion;
 mod config;
 mod health;
+mod migrate;
 mod outbox;
 pub mod output;
 mod pairing;
@@ -88,6 +89,9 @@ enum Command {
     /// The configuration file: look, change, check, go back.
     #[command(subcommand)]
     Config(config::Command),
+    /// Take the settings of another gateway over.
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -112,6 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Secret(command) => secret::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
         Command::Config(command) => config::run(global, command),
+        Command::Migrate(command) => migrate::run(global, command),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -205,6 +210,7 @@ mod tests {
             "gateway config history",
             "gateway config explain gateway.bind",
             "gateway config schema",
+            "gateway migrate openclaw --from F --dry-run --json",
             "gateway completion bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod page;
+mod reload;
 mod telegram;
 mod tenants;
 mod tidy;

@@ -7,5 +7,6 @@ mod crash;
 mod events;
 mod flow;
 mod intake;
+mod reload;
 mod sim;
 mod support;
