@@ -18,6 +18,7 @@
 //! # Ok(())
 //! # }
 //! ```
+//! With `HostOptions::config` set to a [`ConfigFile`] the settings follow the file while the gateway runs.
 //! `examples/embed.rs` shows it whole, with a runtime of its own and a client.
 
 pub use gateway_client::{
@@ -26,7 +27,8 @@ pub use gateway_client::{
     UrlSource, build_gateway_connection_details, call_gateway, discover,
 };
 pub use gateway_config::{
-    ConfigError, LoadRequest, Overrides, Secret, Settings, init_state_dir, load, options_schema,
+    ConfigError, ConfigFile, LoadRequest, Overrides, Secret, Settings, init_state_dir, load,
+    options_schema,
 };
 pub use gateway_core::{HostOptions, Registry};
 pub use gateway_protocol::PROTOCOL_VERSION;

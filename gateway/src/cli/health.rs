@@ -6,7 +6,14 @@ use super::output::{Exit, Failure, clean, print, text};
 use super::{Global, target};
 
 /// The words with which a part says that it is not well.
-const UNWELL: &[&str] = &["degraded", "failed", "quarantined", "error"];
+const UNWELL: &[&str] = &[
+    "degraded",
+    "failed",
+    "quarantined",
+    "error",
+    "rejected",
+    "last-good",
+];
 
 pub async fn run(global: &Global) -> Result<(), Failure> {
     let health = target::call(global, "health", json!({})).await?;
@@ -80,6 +87,7 @@ fn find_unwell(path: &str, value: &Value, out: &mut Vec<String>) {
                 let why = map
                     .get("lastError")
                     .or_else(|| map.get("message"))
+                    .or_else(|| map.get("error")?.get("message"))
                     .and_then(Value::as_str);
                 let why = why.map_or(String::new(), |w| format!(" ({})", clean(w)));
                 out.push(format!("{}: {word}{why}", clean(path)));

@@ -9,6 +9,7 @@ mod config;
 mod cron;
 mod discover;
 mod health;
+mod migrate;
 mod outbox;
 pub mod output;
 mod pairing;
@@ -124,6 +125,9 @@ enum Command {
     /// Names for the gateway in ordinary DNS.
     #[command(subcommand)]
     Dns(discover::DnsCommand),
+    /// Take the settings of another gateway over.
+    #[command(subcommand)]
+    Migrate(migrate::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
 }
@@ -154,6 +158,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(command) => config::run(global, command),
         Command::Discover(args) => block_on(discover::run(global, &args)),
         Command::Dns(command) => block_on(discover::dns(global, command)),
+        Command::Migrate(command) => migrate::run(global, command),
         Command::Completion(args) => completion::run(&args),
     };
     match done {
@@ -255,6 +260,7 @@ mod tests {
             "gateway config history",
             "gateway config explain gateway.bind",
             "gateway config schema",
+            "gateway migrate openclaw --from F --dry-run --json",
             "gateway completion bash",
             "gateway cron list --all --tz Europe/Berlin",
             "gateway cron add --name n --cron @daily --tz UTC --message hi --announce telegram --to direct:1",

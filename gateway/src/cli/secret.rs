@@ -31,7 +31,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
     print(global.json, &result, |_| {
         let what = if set.replaced { "replaced" } else { "stored" };
         format!(
-            "{what} {}\nnext: a running gateway reads it at its next start",
+            "{what} {}\nnext: a running gateway whose configuration refers to it takes it up",
             set.path.display()
         )
     })

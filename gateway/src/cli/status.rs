@@ -81,6 +81,7 @@ fn human(s: &Value) -> String {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    lines.extend(config(&s["config"]));
     if channels.is_empty() {
         lines.push("channels  none".to_owned());
     }
@@ -96,4 +97,33 @@ fn human(s: &Value) -> String {
         lines.push(format!("  {}  {age} ago", clean(&text(session, "key"))));
     }
     lines.join("\n")
+}
+
+/// How the configuration is, and what to do when it is not in order.
+fn config(c: &Value) -> Vec<String> {
+    let mut lines = vec![format!(
+        "config    {} (revision {})",
+        text(c, "state"),
+        text(c, "revision")
+    )];
+    if let Some(message) = c["error"]["message"].as_str() {
+        lines.extend(
+            message
+                .lines()
+                .map(|line| format!("          {}", clean(line))),
+        );
+        lines.push("          mend gateway.json5 (`gateway config edit`), or go back: `gateway config rollback`".to_owned());
+    }
+    for path in c["restartNeeded"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
+        lines.push(format!(
+            "          {} counts from the next start",
+            clean(path)
+        ));
+    }
+    lines
 }

@@ -3,6 +3,7 @@
 
 mod discovery;
 mod page;
+mod reload;
 mod schedule;
 mod telegram;
 mod tenants;

@@ -7,6 +7,7 @@ use crate::error::{ConfigError, Problem};
 use crate::file::{ConfigFile, Snapshot};
 use crate::path::{join_path, value_at};
 use crate::redact::{self, REDACTED};
+use crate::schema;
 use crate::settings::Settings;
 use crate::source::{self, INCLUDE};
 
@@ -30,6 +31,7 @@ fn refused(path: &str, message: impl Into<String>, help: &str) -> ConfigError {
             ..Problem::unplaced(message)
         }],
         next: NEXT.to_owned(),
+        files: Vec::new(),
     }
 }
 
@@ -54,6 +56,7 @@ impl ConfigFile {
                     next:
                         "mend the file, or bring an earlier one back with `gateway config rollback`"
                             .to_owned(),
+                    files: Vec::new(),
                 },
                 Ok(_) => refused("", "the file cannot be edited", "edit it by hand"),
             }
@@ -77,10 +80,14 @@ impl ConfigFile {
         replace: &[String],
     ) -> Result<Vec<KeyEdit>, ConfigError> {
         let now = self.plain(&base.text)?;
+        let root = schema::options_schema();
         let mut edits = Vec::new();
         let merge = Merge {
             replace,
             known: &|steps| running.written.has(&join_path(steps)),
+            secret: &|steps| {
+                schema::at(&root, &join_path(steps)).is_some_and(|s| schema::is_secret(&root, s))
+            },
         };
         merge.walk(patch, Some(&now), &mut Vec::new(), &mut edits)?;
         Ok(edits)
@@ -136,6 +143,7 @@ impl ConfigFile {
                 ..Problem::unplaced(format!("not JSON5: {why}"))
             }],
             next: "mend it and try again".to_owned(),
+            files: Vec::new(),
         })
     }
 }
@@ -175,6 +183,7 @@ pub fn differences(a: &str, b: &str) -> Result<Vec<Difference>, ConfigError> {
                 "{line}:{column}: not JSON5: {why}"
             ))],
             next: "mend it, or compare others".to_owned(),
+            files: Vec::new(),
         })
     };
     let (a, b) = (read(a)?, read(b)?);
@@ -231,6 +240,8 @@ struct Merge<'a> {
     replace: &'a [String],
     /// Whether a value counts at a place, written or not.
     known: &'a dyn Fn(&[String]) -> bool,
+    /// Whether a place holds a secret: one reference there replaces another as a whole.
+    secret: &'a dyn Fn(&[String]) -> bool,
 }
 
 impl Merge<'_> {
@@ -242,7 +253,7 @@ impl Merge<'_> {
         edits: &mut Vec<KeyEdit>,
     ) -> Result<(), ConfigError> {
         match patch {
-            Value::Object(map) if now.is_none_or(Value::is_object) => {
+            Value::Object(map) if now.is_none_or(Value::is_object) && !(self.secret)(steps) => {
                 if map.is_empty() && now.is_none() {
                     edits.push(KeyEdit {
                         steps: steps.clone(),
@@ -282,6 +293,7 @@ impl Merge<'_> {
             }
             _ => {
                 let mut value = patch.clone();
+                strip_null(&mut value);
                 if let (Value::Array(new), Some(Value::Array(old))) = (&mut value, now) {
                     self.list(new, old, steps)?;
                 }
@@ -331,6 +343,14 @@ impl Merge<'_> {
             "this is not written in the configuration file itself",
             "take it out of the included file; a default cannot be taken out",
         ))
+    }
+}
+
+/// Takes out what `null` takes out where there is nothing.
+fn strip_null(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, v| !v.is_null());
+        map.values_mut().for_each(strip_null);
     }
 }
 

@@ -1,15 +1,17 @@
 //! Edits of the state directory by commands: a stored secret, a channel account. Comments of the file are kept.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gateway_protocol::ids::ChannelName;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 
 use crate::durable::{self, Existing};
 use crate::error::ConfigError;
+use crate::file::ConfigFile;
 use crate::include::Files;
 use crate::init::random_token;
-use crate::load::{self, CONFIG_FILE, secret_path, valid_slug};
+use crate::load::{CONFIG_FILE, Overrides, ReadFault, secret_path, valid_slug};
 use crate::secret::Secret;
 use crate::settings::MAIN_TENANT;
 use crate::strength;
@@ -27,7 +29,8 @@ pub struct SecretSet {
 }
 
 /// Stores a secret of a tenant; `{store: "NAME"}` refers to it. One trailing line end is dropped (it comes with
-/// `echo`). The value replaces an older one at once and whole. A running gateway reads it at its next start.
+/// `echo`). The value replaces an older one at once and whole. A running gateway that refers to it takes
+/// it up.
 pub fn secret_set(
     state_dir: &Path,
     tenant: &str,
@@ -132,17 +135,25 @@ pub fn channels_add(
         }
     }
     let config_path = state_dir.join(CONFIG_FILE);
-    let text = match load::read_bounded(&config_path, source::MAX_FILE_BYTES) {
-        Ok(bytes) => String::from_utf8(bytes)
-            .map_err(|_| refused("gateway.json5 is not UTF-8 text", "save it as UTF-8"))?,
-        Err(fault) => {
-            return Err(ConfigError::plain(
-                Some(config_path),
-                fault.to_string(),
-                "run `gateway serve` once, it makes the file",
-            ));
-        }
-    };
+    let file = ConfigFile::new(
+        state_dir,
+        None,
+        Overrides::default(),
+        Arc::new(|name| std::env::var(name).ok()),
+    );
+    let base = file.read()?;
+    if base.text.is_empty() {
+        return Err(ConfigError::plain(
+            Some(config_path),
+            ReadFault::Missing.to_string(),
+            "run `gateway serve` once, it makes the file",
+        ));
+    }
+    let text = base
+        .text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(&base.text)
+        .to_owned();
     // The old file must be right, or the edit could land in the wrong place.
     let env = |name: &str| std::env::var(name).ok();
     let parsed = source::parse(&text, &config_path, &Files::Disk, &env)?;
@@ -210,7 +221,12 @@ pub fn channels_add(
     if !there.is_some_and(|c| c.accounts.contains_key(account)) {
         return Err(broken());
     }
-    write(&config_path, edited.as_bytes(), Existing::Replace)?;
+    if !file.replace(&base, &edited)? {
+        return Err(refused(
+            "the file was changed by somebody else in the meantime",
+            "run the command again",
+        ));
+    }
 
     let suffix = if tenant == MAIN_TENANT {
         String::new()
@@ -218,10 +234,10 @@ pub fn channels_add(
         format!(" --tenant {tenant}")
     };
     let next = if enabled {
-        "restart the gateway".to_owned()
+        "a running gateway takes it up; `gateway channels status` shows it".to_owned()
     } else {
         format!(
-            "run `gateway secret set {store_name}{suffix}`, set enabled: true for the account in gateway.json5, restart the gateway"
+            "run `gateway secret set {store_name}{suffix}`, set enabled: true for the account in gateway.json5"
         )
     };
     Ok(ChannelAdded {

@@ -30,6 +30,8 @@ pub struct ConfigError {
     pub problems: Vec<Problem>,
     /// What to do now.
     pub next: String,
+    /// Files besides [`ConfigError::file`] that were read or looked for: a change of one may mend it.
+    pub files: Vec<PathBuf>,
 }
 
 impl Problem {
@@ -55,6 +57,7 @@ impl ConfigError {
         Self {
             file,
             problems: vec![Problem::unplaced(message)],
+            files: Vec::new(),
             next: next.into(),
         }
     }

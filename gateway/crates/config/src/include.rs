@@ -38,6 +38,8 @@ pub(crate) struct Including<'a> {
     open: Vec<PathBuf>,
     count: usize,
     bytes: u64,
+    /// Names that were looked for.
+    tried: Vec<PathBuf>,
 }
 
 /// What is wrong, and what to do.
@@ -52,6 +54,7 @@ impl<'a> Including<'a> {
             open: Vec::new(),
             count: 0,
             bytes: 0,
+            tried: Vec::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl<'a> Including<'a> {
                 "join some of them",
             ));
         }
+        self.tried.push(name.clone());
         let text = match self.files {
             Files::Kept(kept) => kept
                 .get(&*name.to_string_lossy())
@@ -109,6 +113,11 @@ impl<'a> Including<'a> {
         self.count += 1;
         self.open.push(name.clone());
         Ok(Opened { name, text })
+    }
+
+    /// The files that were looked for, there or not.
+    pub(crate) fn tried(&self) -> Vec<PathBuf> {
+        self.tried.iter().map(|name| self.shown(name)).collect()
     }
 
     /// The last opened file is read.

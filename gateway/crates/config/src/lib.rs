@@ -15,6 +15,7 @@ mod history;
 mod include;
 mod init;
 mod load;
+mod openclaw;
 pub mod options;
 mod path;
 mod redact;
@@ -40,6 +41,7 @@ pub use load::{
     CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,
     client_view, load, load_text,
 };
+pub use openclaw::{Import, Imported, Outcome, count as import_counts, import_openclaw};
 pub use options::Options;
 pub use path::{join_path, split_path, value_at};
 pub use redact::{REDACTED, redacted_json, redacted_tenant_json};

@@ -30,6 +30,8 @@ use crate::{exec, expand};
 pub const CONFIG_FILE: &str = "gateway.json5";
 /// Name (below `secrets/<tenant>/`) of the token that `gateway serve` makes.
 pub const TOKEN_NAME: &str = "gateway-token";
+/// Newest layout of the file.
+const LAYOUT_VERSION: u32 = 1;
 /// Default TCP port.
 pub const DEFAULT_PORT: u16 = 18_789;
 /// Largest secret that is read, in bytes.
@@ -281,6 +283,7 @@ pub fn client_view(
             file: Some(path),
             problems,
             next: "mend what is named above, or give the credential with --token".to_owned(),
+            files: cx.read,
         });
     }
     Ok(ClientView {
@@ -334,6 +337,11 @@ fn resolve(
         file: source.as_ref().map(|s| s.file.clone()),
         problems,
         next: "mend what is named above and start again; nothing was changed".to_owned(),
+        files: source
+            .iter()
+            .flat_map(|s| s.included().map(|name| s.beside(name)))
+            .chain(read)
+            .collect(),
     })
 }
 
@@ -375,6 +383,13 @@ impl Resolver<'_> {
         hash: String,
         config_exists: bool,
     ) -> Settings {
+        if let Some(version) = o.version.filter(|v| *v > LAYOUT_VERSION) {
+            self.bad(
+                "version",
+                format!("this file is for a newer gateway (layout {version}; this one knows {LAYOUT_VERSION})"),
+                "use a newer gateway, or bring an earlier file back with `gateway config rollback`",
+            );
+        }
         let flags = &self.request.overrides;
         let bind = self.bind(o.gateway.bind.as_deref());
         let gateway = GatewaySettings {

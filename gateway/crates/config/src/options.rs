@@ -20,8 +20,8 @@ pub struct Options {
     #[serde(rename = "$schema")]
     #[schemars(extend("x-reload" = "live"))]
     pub schema: Option<String>,
-    /// Version of the file's layout (default and newest: 2). An older file is brought up to date at the start.
-    #[schemars(range(min = 1, max = 2), extend("x-reload" = "restart-process"))]
+    /// Version of the file's layout (default and newest: 1). A file with a higher one is for a newer gateway.
+    #[schemars(range(min = 1), extend("x-reload" = "restart-process"))]
     pub version: Option<u32>,
     /// Listener, authentication of the tenant `main`, limits.
     #[schemars(extend("x-reload" = "restart-process"))]

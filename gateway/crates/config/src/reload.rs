@@ -259,6 +259,7 @@ impl Settings {
                     ))
                 }],
                 next: "the running gateway was left as it is".to_owned(),
+                files: Vec::new(),
             });
         }
         Ok(self)

@@ -105,7 +105,8 @@ impl Source {
         crate::load::hex(&hash.finalize())
     }
 
-    fn beside(&self, name: &Path) -> PathBuf {
+    /// Where a file below the folder of the configuration is.
+    pub(crate) fn beside(&self, name: &Path) -> PathBuf {
         self.file.parent().map_or(name.to_owned(), |d| d.join(name))
     }
 }
@@ -143,6 +144,7 @@ pub(crate) fn parse(
         .file_name()
         .map_or_else(|| file.to_owned(), PathBuf::from);
     let json = reader.file(name, text, "", Some(&schema), 1);
+    let included = reader.including.tried();
     let Reader {
         places,
         from_env,
@@ -154,6 +156,7 @@ pub(crate) fn parse(
         file: Some(file.to_owned()),
         problems,
         next: NEXT.to_owned(),
+        files: included.clone(),
     };
     if !problems.is_empty() {
         return Err(refuse(problems));

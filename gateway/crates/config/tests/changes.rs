@@ -140,6 +140,14 @@ fn a_merge_patch_joins_objects_removes_by_null_and_keeps_lists() {
         parse_value(&done).unwrap()["gateway"]["allowedHosts"],
         json!(["b"])
     );
+    // One reference to a secret replaces another; nulls of a new object are left out.
+    let text2 =
+        "{ gateway: { auth: { token: { file: \"secrets/main/gateway-token\" } } }, session: {} }";
+    let done = patch(dir.path(), text2, json!({"gateway": {"auth": {"token": {"store": "gateway-token"}}}, "session": {"dmScope": null, "queueMode": "interrupt"}}), &[]).unwrap();
+    assert_eq!(
+        parse_value(&done).unwrap(),
+        json!({"gateway": {"auth": {"token": {"store": "gateway-token"}}}, "session": {"queueMode": "interrupt"}})
+    );
     // null takes out what is there; what is not there stays away.
     assert_eq!(
         patch(dir.path(), text, json!({"session": null}), &[]).unwrap(),

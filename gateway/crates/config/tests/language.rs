@@ -257,7 +257,12 @@ fn odd_keys_are_unknown_keys_or_plain_data() {
 fn the_schema_of_the_file_may_be_named() {
     try_load("{ $schema: \"./config.schema.json\" }").unwrap();
     assert!(try_load("{ gateway: { $schema: \"x\" } }").is_err());
-    assert!(try_load("{ version: 3 }").is_err());
+    try_load("{ version: 1 }").unwrap();
+    let error = try_load("{\n version: 2 }").unwrap_err().to_string();
+    assert!(
+        error.contains(":2:11: version") && error.contains("newer gateway"),
+        "{error}"
+    );
 }
 
 #[cfg(unix)]

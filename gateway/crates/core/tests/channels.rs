@@ -1195,3 +1195,124 @@ async fn jobs_post_where_the_configuration_allows() {
     assert!(!shown.contains("canary-4711") && !shown.contains("canary-0815"));
     rig.stop().await;
 }
+
+/// An edit of one account drains and renews that one; the others, their held requests too, are not touched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_renews_only_the_accounts_that_it_is_about() {
+    let dir = dir();
+    let path = dir.path().join("gateway.json5");
+    let account = |policy: &str| {
+        format!(
+            "{{ secrets: {{ signing: \"s3cr3t-canary-of-the-webhook\" }}, dmPolicy: \"{policy}\" }}"
+        )
+    };
+    let text = |accounts: &[(&str, &str)]| {
+        let accounts: String = accounts
+            .iter()
+            .map(|(id, policy)| format!("{id}: {},", account(policy)))
+            .collect();
+        format!(
+            r#"{{ gateway: {{ auth: {{ token: "0123456789abcdef0123456789abcdef" }} }},
+                 channels: {{ double: {{ accounts: {{ {accounts} }} }} }} }}"#
+        )
+    };
+    let edit = |text: String| std::fs::write(&path, text).unwrap();
+    edit(text(&[
+        ("kept", "open"),
+        ("changed", "open"),
+        ("gone", "open"),
+    ]));
+    let file = gateway_config::ConfigFile::new(
+        dir.path(),
+        None,
+        gateway_config::Overrides::default(),
+        Arc::new(|_| None),
+    );
+    let wire: Arc<Wire> = Arc::default();
+    let double = Double {
+        manifest: Manifest::parse(MANIFEST).unwrap(),
+        descriptor: Descriptor {
+            name: "Double".into(),
+            max_text_bytes: 0,
+            can_edit: false,
+            routes: vec!["inbound".into()],
+            extra: Vec::new(),
+        },
+        wire: wire.clone(),
+    };
+    let mut options = HostOptions::new(dir.path(), file.load().unwrap());
+    options.config = Some(Arc::new(file));
+    options.sync = SyncMode::Off;
+    options.guests = false;
+    options.channel_plugins = vec![Arc::new(double)];
+    let host = Host::start(options).await.unwrap();
+    host.ready().wait_for(|ready| *ready).await.unwrap();
+    let tenant = host.main_tenant().unwrap();
+    let channels = tenant.channels().unwrap().clone();
+    let find = |id: &str| channels.account("double", id);
+    let post = |id: &'static str, body: Value| {
+        let channels = channels.clone();
+        async move {
+            let request = WebhookHttp {
+                method: "POST".into(),
+                query: String::new(),
+                headers: vec![("x-secret".into(), "s3cr3t-canary-of-the-webhook".into())],
+                body: body.to_string().into_bytes(),
+                peer: "127.0.0.1".parse().unwrap(),
+            };
+            channels.webhook("double", id, "inbound", request).await
+        }
+    };
+    let (kept, changed) = (find("kept").unwrap(), find("changed").unwrap());
+    // Both wait for an answer while the edit is applied.
+    let held = |id: &'static str| {
+        tokio::spawn(post(
+            id,
+            json!({"id": format!("h-{id}"), "from": "u", "text": "held", "hold": true}),
+        ))
+    };
+    let waiting = [held("kept"), held("changed")];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+
+    edit(text(&[
+        ("kept", "open"),
+        ("changed", "disabled"),
+        ("added", "open"),
+    ]));
+    host.reload_config().await;
+    for waits in waiting {
+        assert_eq!(waits.await.unwrap().status, 200);
+    }
+    assert!(Arc::ptr_eq(&kept, &find("kept").unwrap()), "untouched");
+    assert!(!Arc::ptr_eq(&changed, &find("changed").unwrap()), "renewed");
+    assert!(find("gone").is_none());
+    for (id, status, runs) in [
+        ("kept", 200, true),
+        ("changed", 200, false),
+        ("added", 200, true),
+    ] {
+        let ended = tenant.sessions().runs_ended();
+        let body = json!({"id": format!("n-{id}"), "from": format!("n-{id}"), "text": "new"});
+        assert_eq!(post(id, body).await.status, status, "{id}");
+        let until = std::time::Instant::now() + Duration::from_secs(if runs { 30 } else { 1 });
+        while tenant.sessions().runs_ended() == ended && std::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(tenant.sessions().runs_ended() > ended, runs, "{id}");
+    }
+    assert_eq!(post("gone", json!({})).await.status, 404);
+    let rows = channels.status_rows(0, None);
+    let ids: Vec<&str> = rows.channel_accounts["double"]
+        .iter()
+        .map(|r| r.account_id.as_str())
+        .collect();
+    assert_eq!(ids, ["added", "changed", "kept"]);
+    assert!(rows.channel_accounts["double"].iter().all(|r| r.running));
+    // The last ones go: the kind is not in health any more.
+    edit("{ gateway: { auth: { token: \"0123456789abcdef0123456789abcdef\" } } }".to_owned());
+    host.reload_config().await;
+    assert_eq!(channels.accounts().count(), 0);
+    let health: Value = serde_json::from_slice(&tenant.health().encoded(&tenant)).unwrap();
+    assert_eq!(health["channels"], json!({}));
+    host.shutdown(Duration::from_secs(5)).await;
+}

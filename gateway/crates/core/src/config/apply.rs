@@ -140,12 +140,7 @@ impl Host {
         settings: Settings,
     ) -> Result<Option<Prepared>, ConfigFault> {
         if self.is_draining() {
-            return Err(ConfigFault {
-                message: "the gateway is stopping".to_owned(),
-                path: None,
-                file: None,
-                position: None,
-            });
+            return Err(ConfigFault::plain("the gateway is stopping".to_owned()));
         }
         let running = self.settings();
         let plan = Plan::between(&running, &settings);
@@ -305,12 +300,7 @@ impl Host {
         let settings = Arc::new(settings);
         self.set_directory(Directory::new(settings.clone(), tenants));
         if let Err(error) = self.sync_credentials(&settings) {
-            let fault = ConfigFault {
-                message: error.to_string(),
-                path: None,
-                file: None,
-                position: None,
-            };
+            let fault = ConfigFault::plain(error.to_string());
             let running = old.settings.clone();
             self.set_directory((*old).clone());
             if let Err(error) = self.sync_credentials(&running) {

@@ -6,6 +6,7 @@ mod watch;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
@@ -33,9 +34,21 @@ pub struct ConfigFault {
     pub file: Option<String>,
     /// Line and column, both from 1.
     pub position: Option<(usize, usize)>,
+    /// Files whose change may mend it.
+    pub files: Vec<PathBuf>,
 }
 
 impl ConfigFault {
+    fn plain(message: String) -> Self {
+        Self {
+            message,
+            path: None,
+            file: None,
+            position: None,
+            files: Vec::new(),
+        }
+    }
+
     fn at(settings: &Settings, path: &str, message: String) -> Self {
         let (file, position) = match settings.written.origin(path) {
             Origin::File {
@@ -48,6 +61,7 @@ impl ConfigFault {
             path: Some(path.to_owned()),
             file,
             position,
+            files: settings.written.files().to_vec(),
         }
     }
 }
@@ -65,6 +79,7 @@ impl From<&ConfigError> for ConfigFault {
                 .or(e.file.as_ref())
                 .map(|f| f.display().to_string()),
             position: place.map(|(_, line, column)| (line, column)),
+            files: e.files.clone(),
         }
     }
 }

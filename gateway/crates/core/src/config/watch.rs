@@ -1,5 +1,6 @@
 //! The task that follows the file.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gateway_config::{ConfigFile, WatchMode, Watcher};
@@ -30,9 +31,12 @@ impl Host {
                     () = changed.notified() => {}
                 }
                 let Some(host) = host.upgrade() else { break };
-                if let Reloaded::Applied { .. } = host.reload_config().await {
-                    watcher.set_files(host.settings().written.files().to_vec());
-                }
+                let files = match host.reload_config().await {
+                    Reloaded::Refused(fault) => watched(&host, &file, fault.files),
+                    Reloaded::Applied { .. } => watched(&host, &file, Vec::new()),
+                    Reloaded::Unchanged | Reloaded::NoFile => continue,
+                };
+                watcher.set_files(files);
             }
             // It waits for its thread: not on a thread of the runtime.
             let _ = tokio::task::spawn_blocking(move || drop(watcher)).await;
@@ -40,11 +44,7 @@ impl Host {
     }
 
     fn watcher(self: &Arc<Self>, file: &ConfigFile, changed: &Arc<Notify>) -> Option<Watcher> {
-        let mut files = self.settings().written.files().to_vec();
-        // The file itself also when its last good copy is what runs.
-        if !files.contains(&file.path()) {
-            files.push(file.path());
-        }
+        let files = watched(self, file, Vec::new());
         let changed = changed.clone();
         let host = Arc::downgrade(self);
         let started = Watcher::start(
@@ -80,4 +80,14 @@ impl Host {
             main.health().nudge();
         }
     }
+}
+
+/// The files of what runs, the file itself (also when its last good copy is what runs), and those that may mend a fault.
+fn watched(host: &Host, file: &ConfigFile, more: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut files = more;
+    files.extend(host.settings().written.files().iter().cloned());
+    files.push(file.path());
+    files.sort();
+    files.dedup();
+    files
 }

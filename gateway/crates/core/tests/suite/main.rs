@@ -8,5 +8,6 @@ mod cron;
 mod events;
 mod flow;
 mod intake;
+mod reload;
 mod sim;
 mod support;
