@@ -4,10 +4,13 @@
 use std::convert::Infallible;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use http_body_util::{BodyExt, Full};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -26,10 +29,37 @@ const CHALLENGE_BYTES: usize = 130;
 const EVENTS_WAITING: usize = 256;
 /// Tokens of a model answer.
 pub const TOKENS: usize = 20;
+/// Stands before the time at which a token was sent, in nanoseconds since 1970.
+pub const STAMP: &str = "sent@";
 
 type Subscribers = Arc<Mutex<Vec<mpsc::Sender<Utf8Bytes>>>>;
 
-/// Runs `bench bare-ws` or `bench mock-model` until it is killed or its stdin ends.
+/// Nanoseconds since 1970, which two processes can compare.
+pub fn unix_ns() -> u128 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos()
+}
+
+/// How the model server answers.
+#[derive(Debug, Clone, Copy)]
+struct Script {
+    tokens: usize,
+    /// Time between two tokens of a stream; 0: all at once.
+    pace: Duration,
+}
+
+/// `mock-model[:TOKENS[:PACE_MS]]`
+fn script(kind: &str) -> Script {
+    let mut numbers = kind.split(':').skip(1).map(|n| n.parse().unwrap());
+    Script {
+        tokens: numbers.next().unwrap_or(TOKENS),
+        pace: Duration::from_millis(numbers.next().unwrap_or(0) as u64),
+    }
+}
+
+/// Runs `bench bare-ws` or `bench mock-model[:TOKENS[:PACE_MS]]` until it is killed or its stdin ends.
 pub fn main(kind: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -46,7 +76,7 @@ pub fn main(kind: &str) {
         std::io::stdout().flush().unwrap();
         match kind {
             "bare-ws" => websocket(listener).await,
-            _ => model(listener).await,
+            _ => model(listener, script(kind)).await,
         }
     });
 }
@@ -155,20 +185,56 @@ pub fn order(letter: char, size: usize, bytes: usize) -> String {
     text + "\"}"
 }
 
-async fn model(listener: TcpListener) {
+async fn model(listener: TcpListener, script: Script) {
     while let Ok((socket, _)) = listener.accept().await {
         let _ = socket.set_nodelay(true);
         tokio::spawn(async move {
             let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service_fn(completion))
+                .serve_connection(
+                    TokioIo::new(socket),
+                    service_fn(move |request| completion(request, script)),
+                )
                 .await;
         });
     }
 }
 
+fn event(delta: &str, finish: &str) -> String {
+    format!(
+        "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
+    )
+}
+
+/// Events of an answer, each of its own when they are paced.
+async fn speak(script: Script, usage: &str, out: mpsc::Sender<Bytes>) {
+    let paced = !script.pace.is_zero();
+    let mut text = String::new();
+    for i in 0..script.tokens {
+        if paced {
+            tokio::time::sleep(script.pace).await;
+            text.push_str(&event(
+                &format!("{{\"content\":\"{STAMP}{} \"}}", unix_ns()),
+                "null",
+            ));
+            if out.send(std::mem::take(&mut text).into()).await.is_err() {
+                return;
+            }
+        } else {
+            text.push_str(&event(&format!("{{\"content\":\"tok{i} \"}}"), "null"));
+        }
+    }
+    text.push_str(&event("{}", "\"stop\""));
+    text.push_str(&format!(
+        "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[],\"usage\":{usage}}}\n\n"
+    ));
+    text.push_str("data: [DONE]\n\n");
+    let _ = out.send(text.into()).await;
+}
+
 async fn completion(
     request: Request<hyper::body::Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+    script: Script,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let body = request
         .into_body()
         .collect()
@@ -176,31 +242,32 @@ async fn completion(
         .map(|b| b.to_bytes())
         .unwrap_or_default();
     let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let usage = r#"{"prompt_tokens":5,"completion_tokens":20,"total_tokens":25}"#;
-    let (kind, text) = if value["stream"] == true {
-        let mut text = String::new();
-        for i in 0..TOKENS {
-            text.push_str(&format!(
-                "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"tok{i} \"}},\"finish_reason\":null}}]}}\n\n"
-            ));
+    let usage = format!(
+        r#"{{"prompt_tokens":5,"completion_tokens":{},"total_tokens":{}}}"#,
+        script.tokens,
+        script.tokens + 5
+    );
+    let (kind, body) = if value["stream"] == true {
+        let (sender, mut events) = mpsc::channel(1);
+        if script.pace.is_zero() {
+            speak(script, &usage, sender).await;
+            let whole = events.recv().await.unwrap_or_default();
+            ("text/event-stream", Full::new(whole).boxed())
+        } else {
+            tokio::spawn(async move { speak(script, &usage, sender).await });
+            let frames = futures_util::stream::poll_fn(move |cx| events.poll_recv(cx))
+                .map(|piece| Ok(Frame::data(piece)));
+            ("text/event-stream", BodyExt::boxed(StreamBody::new(frames)))
         }
-        text.push_str("data: {\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
-        text.push_str(&format!(
-            "data: {{\"id\":\"c1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"mock\",\"choices\":[],\"usage\":{usage}}}\n\n"
-        ));
-        text.push_str("data: [DONE]\n\n");
-        ("text/event-stream", text)
     } else {
-        let said: String = (0..TOKENS).map(|i| format!("tok{i} ")).collect();
-        (
-            "application/json",
-            format!(
-                "{{\"id\":\"c1\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{said}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}"
-            ),
-        )
+        let said: String = (0..script.tokens).map(|i| format!("tok{i} ")).collect();
+        let whole = format!(
+            "{{\"id\":\"c1\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"mock\",\"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{said}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{usage}}}"
+        );
+        ("application/json", Full::new(Bytes::from(whole)).boxed())
     };
-    let response = Response::builder()
+    Ok(Response::builder()
         .header("content-type", kind)
-        .body(Full::new(Bytes::from(text)));
-    Ok(response.unwrap_or_default())
+        .body(body)
+        .unwrap())
 }

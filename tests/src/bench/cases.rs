@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::bare::order;
+use crate::bare::{self, order};
 use crate::http::Http;
 use crate::process::{Process, guests_dir};
 use crate::report::{Goal, Report, median};
@@ -32,6 +32,9 @@ pub struct Size {
     pub events: usize,
     pub turns: usize,
     pub completions: usize,
+    /// Seconds of the open load of 1,000 completions a second.
+    pub open_s: usize,
+    pub streams: usize,
     pub webhooks: usize,
     pub many: usize,
     pub commits: usize,
@@ -49,6 +52,8 @@ impl Size {
             events: 30,
             turns: 3_200,
             completions: 200,
+            open_s: 10,
+            streams: 60,
             webhooks: 3_200,
             many: 10_000,
             commits: 300,
@@ -66,6 +71,8 @@ impl Size {
             events: 10,
             turns: 640,
             completions: 60,
+            open_s: 2,
+            streams: 20,
             webhooks: 640,
             many: 1_000,
             commits: 100,
@@ -158,8 +165,8 @@ fn copy_dir(from: &Path, to: &Path) {
 
 /// Everything, in order. A part that fails does not stop the others; the names of those that failed come back.
 pub async fn all(root: &Path, size: Size, only: Option<&str>, report: &mut Report) -> Vec<String> {
-    const PARTS: [&str; 8] = [
-        "start", "idle", "rpc", "fanout", "chat", "v1", "webhook", "many",
+    const PARTS: [&str; 10] = [
+        "start", "idle", "rpc", "fanout", "chat", "v1", "v1-open", "tokens", "webhook", "many",
     ];
     let commit_ms = commit(root, size, report);
     let mut failed = Vec::new();
@@ -174,6 +181,8 @@ pub async fn all(root: &Path, size: Size, only: Option<&str>, report: &mut Repor
             "fanout" => fan_out(root, size, report).await,
             "chat" => chat(root, size, commit_ms, report).await,
             "v1" => completions(root, size, commit_ms, report).await,
+            "v1-open" => completions_open(root, size, commit_ms, report).await,
+            "tokens" => tokens(root, size, report).await,
             "webhook" => webhook(root, size, commit_ms, report).await,
             _ => many(root, size, report).await,
         };
@@ -470,9 +479,14 @@ async fn rpc(root: &Path, size: Size, report: &mut Report) -> io::Result<()> {
         Some(b.per_s),
         Goal::MinRatio(0.45),
     );
-    let batches = size.requests / 16;
+    // One request at a time: what else the machine does shows at once, so there are many short rounds.
+    let short = Size {
+        rounds: 4 * size.rounds,
+        ..size
+    };
+    let batches = size.requests / 64;
     let (a, b) = side_by_side(
-        size,
+        short,
         async || ws::load(ours.process.addr, &connect, 1, &texts[..1], batches).await,
         async || ws::load(bare.addr, &bare_connect, 1, &plains[..1], batches).await,
     )
@@ -802,6 +816,213 @@ async fn completions(
     }
     report
         .note("the bare figure of /v1 is the whole time of the model server asked directly".into());
+    Ok(())
+}
+
+/// Requests a second of the open load.
+const OPEN_PER_S: usize = 1_000;
+/// More connections than one address may have at first before it has proved itself.
+const OPEN_CONFIG: &str = r#"{ gateway: { limits: { preauthPerIp: 256 } }, agents: { default: "main", entries: { main: { backend: "echo" } } } }"#;
+/// Connections that share it. A request whose turn it is takes a free one.
+const OPEN_CONNS: usize = 64;
+
+/// Sends `seconds` × [`OPEN_PER_S`] requests, each at its own time, however long those before it take. A latency counts
+/// from the time at which its request was due, so that a server that stalls is charged for all that waited.
+async fn open_load(
+    addr: std::net::SocketAddr,
+    bearer: Option<&str>,
+    body: &str,
+    seconds: usize,
+) -> io::Result<Vec<f64>> {
+    let total = seconds * OPEN_PER_S;
+    let begun = Instant::now() + Duration::from_millis(20);
+    let next = std::cell::Cell::new(0_usize);
+    let workers = (0..OPEN_CONNS).map(|_| async {
+        let mut http = Http::new(addr);
+        let headers: Vec<(&str, &str)> = bearer.map(|b| ("authorization", b)).into_iter().collect();
+        let mut times = Vec::new();
+        loop {
+            let n = next.get();
+            if n >= total {
+                return io::Result::Ok(times);
+            }
+            next.set(n + 1);
+            let due = begun + Duration::from_secs_f64(n as f64 / OPEN_PER_S as f64);
+            // Up to 1 ms late, the step of the runtime's timer: the same for both servers.
+            tokio::time::sleep_until(due.into()).await;
+            let (answer, _) = http
+                .post("/v1/chat/completions", &headers, body.to_owned())
+                .await?;
+            times.push(due.elapsed().as_secs_f64() * 1e3);
+            if !contains(&answer, b"tok19") {
+                return Err(io::Error::other(format!(
+                    "not the model's answer: {}",
+                    String::from_utf8_lossy(&answer)
+                )));
+            }
+        }
+    });
+    let mut all = Vec::with_capacity(total);
+    for times in futures_util::future::join_all(workers).await {
+        all.extend(times?);
+    }
+    Ok(all)
+}
+
+async fn completions_open(
+    root: &Path,
+    size: Size,
+    commit_ms: f64,
+    report: &mut Report,
+) -> io::Result<()> {
+    let mock = Process::bare("mock-model");
+    let upstream = format!("http://{}/v1", mock.addr);
+    let (ours, _) = Ours::start(
+        &state_dir(root, "open-state", OPEN_CONFIG),
+        &["--upstream", upstream.as_str(), "--model", "mock"],
+    )
+    .await?;
+    let bearer = format!("Bearer {}", ours.token);
+    let body = |model: &str| {
+        json!({"model": model, "messages": [{"role": "user", "content": "hello"}]}).to_string()
+    };
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for round in 0..=size.rounds {
+        let through = open_load(
+            ours.process.addr,
+            Some(&bearer),
+            &body("openclaw"),
+            size.open_s,
+        )
+        .await?;
+        let direct = open_load(mock.addr, None, &body("mock"), size.open_s).await?;
+        if round > 0 {
+            let seconds = Duration::from_secs_f64(size.open_s as f64);
+            a.push(ws::rate(through, seconds));
+            b.push(ws::rate(direct, seconds));
+        }
+    }
+    let figure = |rates: &[Rate], of: fn(&Rate) -> f64| median(rates.iter().map(of).collect());
+    report.row(
+        "/v1 whole at 1,000 requests/s, added p50",
+        "ms",
+        figure(&a, |r| r.p50_ms) - figure(&b, |r| r.p50_ms),
+        Some(figure(&b, |r| r.p50_ms)),
+        Goal::None,
+    );
+    report.row(
+        "/v1 whole at 1,000 requests/s, added p99",
+        "ms",
+        figure(&a, |r| r.p99_ms) - figure(&b, |r| r.p99_ms),
+        Some(figure(&b, |r| r.p99_ms)),
+        Goal::Max(5.0 + 2.0 * commit_ms),
+    );
+    // Each request has a session of its own. What was answered must be in the store, also after a kill.
+    let wanted = (size.rounds + 1) * size.open_s * OPEN_PER_S;
+    let state = root.join("open-state");
+    drop(ours);
+    let (ours, _) = Ours::start(
+        &state,
+        &["--upstream", upstream.as_str(), "--model", "mock"],
+    )
+    .await?;
+    let mut conn = Conn::open(ours.process.addr, &ours.connect()).await?;
+    let answer = conn
+        .call(&request("7", "sessions.list", &json!({"limit": 1})))
+        .await?;
+    let value: Value = serde_json::from_slice(&answer).map_err(io::Error::other)?;
+    let found = value["payload"]["totalCount"].as_u64().unwrap_or(0);
+    if found < wanted as u64 {
+        return Err(io::Error::other(format!(
+            "{found} of {wanted} answered sessions are in the store after a kill"
+        )));
+    }
+    Ok(())
+}
+
+/// Tokens of a long answer.
+const LONG_TOKENS: usize = 1_020;
+
+/// What one token of a streamed answer costs: the time of a long answer less that of a short one, for each token more;
+/// and how much later a token arrives that comes alone.
+async fn tokens(root: &Path, size: Size, report: &mut Report) -> io::Result<()> {
+    let mut costs = Vec::new();
+    for tokens in [bare::TOKENS, LONG_TOKENS] {
+        let mock = Process::bare(&format!("mock-model:{tokens}:0"));
+        let upstream = format!("http://{}/v1", mock.addr);
+        let (ours, _) = Ours::start(
+            &state_dir(root, &format!("tokens-{tokens}"), BARE_CONFIG),
+            &["--upstream", upstream.as_str(), "--model", "mock"],
+        )
+        .await?;
+        let bearer = format!("Bearer {}", ours.token);
+        let (mut through, mut direct) = (Http::new(ours.process.addr), Http::new(mock.addr));
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for n in 0..size.streams + 3 {
+            let body = |model: &str| {
+                json!({"model": model, "stream": true, "messages": [{"role": "user", "content": "hello"}]}).to_string()
+            };
+            let (_, ms) = through
+                .post(
+                    "/v1/chat/completions",
+                    &[("authorization", &bearer)],
+                    body("openclaw"),
+                )
+                .await?;
+            let (_, plain_ms) = direct
+                .post("/v1/chat/completions", &[], body("mock"))
+                .await?;
+            if n >= 3 {
+                a.push(ms);
+                b.push(plain_ms);
+            }
+        }
+        costs.push((median(a), median(b)));
+    }
+    let more = (LONG_TOKENS - bare::TOKENS) as f64;
+    let each = |of: fn(&(f64, f64)) -> f64| (of(&costs[1]) - of(&costs[0])) / more * 1e3;
+    let (ours_us, bare_us) = (each(|c| c.0), each(|c| c.1));
+    report.row(
+        format!("/v1 stream, added per token of {LONG_TOKENS}"),
+        "us",
+        ours_us - bare_us,
+        Some(bare_us),
+        Goal::Max(50.0),
+    );
+    let mock = Process::bare(&format!("mock-model:{}:2", 10 * bare::TOKENS));
+    let upstream = format!("http://{}/v1", mock.addr);
+    let (ours, _) = Ours::start(
+        &state_dir(root, "tokens-paced", BARE_CONFIG),
+        &["--upstream", upstream.as_str(), "--model", "mock"],
+    )
+    .await?;
+    let bearer = format!("Bearer {}", ours.token);
+    let (mut through, mut direct) = (Http::new(ours.process.addr), Http::new(mock.addr));
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for _ in 0..size.streams.div_ceil(10) {
+        let body = |model: &str| {
+            json!({"model": model, "stream": true, "messages": [{"role": "user", "content": "hello"}]}).to_string()
+        };
+        let headers = [("authorization", bearer.as_str())];
+        a.extend(
+            through
+                .ages("/v1/chat/completions", &headers, body("openclaw"))
+                .await?,
+        );
+        b.extend(
+            direct
+                .ages("/v1/chat/completions", &[], body("mock"))
+                .await?,
+        );
+    }
+    let (a, b) = (median(a), median(b));
+    report.row(
+        "  a token that comes alone (every 2 ms) arrives later by, p50",
+        "us",
+        (a - b) * 1e3,
+        Some(b * 1e3),
+        Goal::None,
+    );
     Ok(())
 }
 

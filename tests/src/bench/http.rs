@@ -6,10 +6,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::Request;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use crate::bare;
 
 /// A connection.
 pub struct Http {
@@ -43,13 +46,12 @@ impl Http {
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// POST; gives the body and the milliseconds to its end. A status other than 200 is an error.
-    pub async fn post(
+    async fn send(
         &mut self,
         path: &str,
         headers: &[(&str, &str)],
         body: String,
-    ) -> io::Result<(Bytes, f64)> {
+    ) -> io::Result<Response<Incoming>> {
         let addr = self.addr;
         let mut request = Request::post(path)
             .header("host", addr.to_string())
@@ -60,12 +62,24 @@ impl Http {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(io::Error::other)?;
-        let sender = self.sender().await?;
-        let begun = Instant::now();
-        let response = sender
+        self.sender()
+            .await?
             .send_request(request)
             .await
-            .map_err(io::Error::other)?;
+            .map_err(io::Error::other)
+    }
+
+    /// POST; gives the body and the milliseconds to its end. A status other than 200 is an error.
+    pub async fn post(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> io::Result<(Bytes, f64)> {
+        // A new connection is not part of the request.
+        self.sender().await?;
+        let begun = Instant::now();
+        let response = self.send(path, headers, body).await?;
         let status = response.status();
         let bytes = response
             .into_body()
@@ -81,5 +95,39 @@ impl Http {
             )));
         }
         Ok((bytes, ms))
+    }
+
+    /// POST of a streamed completion whose tokens tell when they were sent; gives how old each was when it came, in
+    /// milliseconds.
+    pub async fn ages(
+        &mut self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> io::Result<Vec<f64>> {
+        let mut response = self.send(path, headers, body).await?;
+        let mut ages = Vec::new();
+        let mut text = Vec::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            let Ok(data) = frame.map_err(io::Error::other)?.into_data() else {
+                continue;
+            };
+            let now = bare::unix_ns();
+            text.extend_from_slice(&data);
+            // A stamp stands in one event, and an event ends with an empty line.
+            let Some(end) = text.windows(2).rposition(|w| w == b"\n\n") else {
+                continue;
+            };
+            for stamp in String::from_utf8_lossy(&text[..end])
+                .split(bare::STAMP)
+                .skip(1)
+            {
+                let digits = stamp.split(' ').next().unwrap_or_default();
+                let sent: u128 = digits.parse().map_err(io::Error::other)?;
+                ages.push(now.saturating_sub(sent) as f64 / 1e6);
+            }
+            text.drain(..end);
+        }
+        Ok(ages)
     }
 }

@@ -130,18 +130,17 @@ impl Process {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// CPU time since the start in seconds, in steps of a clock tick (10 ms).
+    /// CPU time of its threads since the start in seconds, as the scheduler counts it (nanoseconds). The time of a thread
+    /// that has ended is not in it.
     pub fn cpu_s(&self) -> f64 {
-        const TICKS_PER_S: f64 = 100.0;
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // Behind the name in brackets: field 14 and 15 are user and system time.
-        let fields: Vec<&str> = text
-            .rsplit(')')
-            .next()
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
             .unwrap()
-            .split_whitespace()
-            .collect();
-        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / TICKS_PER_S
+            .filter_map(|task| {
+                let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+                text.split_whitespace().next()?.parse::<f64>().ok()
+            })
+            .sum::<f64>()
+            / 1e9
     }
 
     /// Asks it to end and waits.

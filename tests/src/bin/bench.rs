@@ -24,7 +24,7 @@ const HELP: &str = "\
 bench [--quick] [--only PART,…]
 
   --quick   fewer rounds and smaller counts: shows that it works, not how fast it is
-  --only    some of: start, idle, rpc, fanout, chat, v1, webhook, many
+  --only    some of: start, idle, rpc, fanout, chat, v1, v1-open, tokens, webhook, many
 
 GATEWAY_BIN names the gateway (default: beside this program), GATEWAY_WASM_DIR the built guests (default: target/guests).
 ";
@@ -35,7 +35,9 @@ const OPEN_FILES: usize = 8_192;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(kind @ ("bare-ws" | "mock-model")) = args.first().map(String::as_str) {
+    if let Some(kind) = args.first()
+        && (kind == "bare-ws" || kind.starts_with("mock-model"))
+    {
         bare::main(kind);
         return ExitCode::SUCCESS;
     }

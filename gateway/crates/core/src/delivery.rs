@@ -47,8 +47,9 @@ pub trait Delivery: Send + Sync + 'static {
     /// Whether the webhook request is still open that this hold names. Then the run enqueues the answer as claimed
     /// (`enqueue_outbox_claimed`), which saves a commit, and gives the row to [`Delivery::deliver`].
     fn holds(&self, kind: &str, account: &str, hold: &str) -> bool;
-    /// Sends a row that is claimed by this process. Must not block.
-    fn deliver(&self, row: gateway_store::OutboxRow);
+    /// Sends a row that is claimed by this process; `target` is what its run says of the message that it answers. Must
+    /// not block.
+    fn deliver(&self, row: gateway_store::OutboxRow, target: ReplyTarget);
 }
 
 /// A result of a channel method.

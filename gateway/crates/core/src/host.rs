@@ -909,6 +909,7 @@ fn spawn_loops(tenant: &Arc<Tenant>) {
             // Without listeners nobody sees the ages grow; the next reader makes its own snapshot.
             tenant.health().refresh();
             tenant.health().announce(&tenant);
+            tenant.sessions().age(tenant.now_ms());
         }
     });
     let weak = Arc::downgrade(tenant);

@@ -35,6 +35,14 @@ pub const RUN_ATTEMPTS_MAX: i64 = 3;
 pub const RUN_TEXT_MAX_BYTES: usize = 1024 * 1024;
 /// Messages of history given to an agent.
 pub const RUN_HISTORY_MESSAGES: usize = 200;
+/// Bytes of one session's newest messages that are kept decoded for its next turn.
+pub const KEPT_HISTORY_BYTES_PER_SESSION: usize = 1024 * 1024;
+/// The same of all sessions of a tenant.
+pub const KEPT_HISTORY_BYTES_PER_TENANT: usize = 8 * 1024 * 1024;
+/// Milliseconds without a turn after which they are forgotten.
+pub const KEPT_HISTORY_MS: i64 = 30_000;
+/// Bytes of a message that a run which begins at once takes along; a longer one is read again.
+pub const RUN_INPUT_KEPT_BYTES: usize = 64 * 1024;
 /// Callers waiting for runs (`agent`, `agent.wait`, `/v1`) per run.
 pub const RUN_WAITERS_MAX: usize = 64;
 /// Finished runs whose result is kept in memory for those that ask again, per tenant.

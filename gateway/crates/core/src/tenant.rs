@@ -181,7 +181,7 @@ impl Tenant {
     /// A fresh random id (UUID text).
     #[must_use]
     pub fn new_id(&self) -> String {
-        crate::random::uuid(&*self.shared.random)
+        crate::random::ordered_uuid(&*self.shared.random, self.now_ms())
     }
 
     /// Its event fan-out.

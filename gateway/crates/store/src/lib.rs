@@ -3,7 +3,7 @@
 //! * [`StateDir`] is the lock: one process per state directory.
 //! * [`HostDb`] knows tenants, credential hashes and the owner epoch.
 //! * [`TenantDb`] is one tenant's store. Writes are closures; everything that waits for one tenant is committed at once
-//!   (one fsync), each closure in its own savepoint, and is answered only after the commit. Reads see a snapshot.
+//!   (one fsync), each closure undone alone if it fails, and is answered only after the commit. Reads see a snapshot.
 //! * [`Read`] and [`Write`] carry the typed repositories; no SQL leaves this crate.
 //!
 //! Files are 0600 and directories 0700 whatever the umask is. WAL with `synchronous=FULL`.
@@ -11,6 +11,7 @@
 mod error;
 mod host_db;
 pub mod limits;
+mod log_room;
 mod migrate;
 mod model;
 mod repo;

@@ -9,11 +9,17 @@ pub const MAX_QUEUED_READS: usize = 8_192;
 /// Read connections that a tenant keeps open while nobody reads.
 pub const MAX_IDLE_READERS_PER_TENANT: usize = 2;
 /// WAL length, in pages of 4 KiB, from which the writer checkpoints (after it has answered).
-pub const CHECKPOINT_PAGES: i64 = 1_000;
+pub const CHECKPOINT_PAGES: i64 = 2_000;
+/// KiB of pages that the writer of a tenant may keep, once it has used them.
+pub const WRITER_CACHE_KIB: i64 = 4 * 1024;
 /// Log length, in multiples of [`CHECKPOINT_PAGES`], from which the writer waits for readers so that the log can start over.
 pub const MAX_LOG_CHECKPOINTS: i64 = 8;
 /// Milliseconds of that wait.
 pub const RESTART_LOG_WAIT_MS: u64 = 50;
+/// Pages by which a WAL file is made longer at the least, before it is full (see `log_room`).
+pub const LOG_STEP_MIN_PAGES: u64 = 32;
+/// Pages of the longest such step.
+pub const LOG_STEP_MAX_PAGES: u64 = 256;
 /// Bytes of WAL file that are kept for reuse after a checkpoint.
 pub const MAX_KEPT_WAL_BYTES: i64 = 16 * 1024 * 1024;
 /// Database files up to this many bytes are checked page by page when they are opened.

@@ -146,6 +146,8 @@ pub struct Appended {
     pub row: MessageRow,
     /// Whether it was there before.
     pub duplicate: bool,
+    /// The session as it is with the new message; `None` for a duplicate.
+    pub session: Option<SessionRow>,
 }
 
 /// Where a run is.
@@ -249,12 +251,14 @@ pub struct NewRun {
     pub reply_to_json: Option<String>,
     /// See [`RunRow::request_hash`].
     pub request_hash: String,
+    /// Whether it is worked on at once: then it is made in state `running`.
+    pub started: bool,
 }
 
 /// Answer of `insert_run`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RunInserted {
-    /// A new row, state `queued`, held by this epoch.
+    /// A new row, state `queued` or `running`, held by this epoch.
     New(RunRow),
     /// The same run was accepted before.
     Existing(RunRow),

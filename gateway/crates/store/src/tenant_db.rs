@@ -3,7 +3,7 @@
 use crate::limits::{
     BUSY_TIMEOUT_MS, CHECKPOINT_PAGES, MAX_IDLE_READERS_PER_TENANT, MAX_KEPT_WAL_BYTES,
     MAX_LOG_CHECKPOINTS, MAX_QUEUED_WRITES_PER_TENANT, MAX_WRITES_PER_COMMIT,
-    QUICK_CHECK_MAX_BYTES, RESTART_LOG_WAIT_MS,
+    QUICK_CHECK_MAX_BYTES, RESTART_LOG_WAIT_MS, WRITER_CACHE_KIB,
 };
 use crate::migrate::{self, Schema};
 use crate::repo::{Read, Write};
@@ -15,10 +15,11 @@ use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -92,6 +93,7 @@ pub(crate) struct Inner {
     writer: Mutex<Option<Connection>>,
     /// Whether the writer is open.
     opened: AtomicBool,
+    session_edits: AtomicU64,
     health: Mutex<Health>,
 }
 
@@ -192,6 +194,7 @@ impl TenantDb {
             readers: Mutex::new(Vec::new()),
             writer: Mutex::new(None),
             opened: AtomicBool::new(false),
+            session_edits: AtomicU64::new(0),
             health: Mutex::new(Health::Ok),
         }))
     }
@@ -204,6 +207,13 @@ impl TenantDb {
     /// Epoch of the process that opened this store.
     pub fn epoch(&self) -> i64 {
         self.0.epoch
+    }
+
+    /// How often something happened to a session that is more than a message or a run more: it was reset, deleted, or
+    /// given other fields. It rises before such a commit ends, so whoever holds what an earlier commit left of a session,
+    /// and finds the same number still, holds what the store has but for messages that came later.
+    pub fn session_edits(&self) -> u64 {
+        self.0.session_edits.load(Ordering::Acquire)
     }
 
     /// The tenant's directory; `None` for a store in memory.
@@ -446,7 +456,7 @@ impl Inner {
         }
     }
 
-    /// Runs the jobs in order, each in a savepoint, commits once, then answers all.
+    /// Runs the jobs in order, each so that it can be undone alone, commits once, then answers all.
     fn commit(&self, mut jobs: Vec<Box<dyn Job>>) {
         let mut guard = self.writer.lock();
         let outcome = self
@@ -497,22 +507,38 @@ impl Inner {
         conn: &Connection,
         jobs: &mut [Box<dyn Job>],
     ) -> Result<Vec<Option<StoreError>>> {
-        let before = conn.total_changes();
+        let mut before = conn.total_changes();
         let mut own = Vec::with_capacity(jobs.len());
-        for job in jobs.iter_mut() {
-            conn.prepare_cached("SAVEPOINT job")?.execute([])?;
-            let error = job.run(&mut Write::new(conn, self.epoch, self.dir.as_deref()));
+        for (i, job) in jobs.iter_mut().enumerate() {
+            // The first has the transaction for itself so far: undoing it is undoing everything, and without a savepoint
+            // no page is copied before it is changed.
+            let first = i == 0;
+            if !first {
+                conn.prepare_cached("SAVEPOINT job")?.execute([])?;
+            }
+            let error = job.run(&mut Write::new(
+                conn,
+                self.epoch,
+                self.dir.as_deref(),
+                &self.session_edits,
+            ));
             if conn.is_autocommit() {
                 // SQLite gave up the whole transaction (full disk, I/O error); so did everyone in it.
                 return Err(error.unwrap_or(StoreError::Full));
             }
             match error {
+                None if first => {}
                 None => {
                     conn.prepare_cached("RELEASE job")?.execute([])?;
                 }
                 Some(
                     e @ (StoreError::Full | StoreError::Corrupt { .. } | StoreError::Failed { .. }),
                 ) => return Err(e),
+                Some(_) if first => {
+                    conn.prepare_cached("ROLLBACK")?.execute([])?;
+                    conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+                    before = conn.total_changes();
+                }
                 Some(_) => {
                     conn.prepare_cached("ROLLBACK TO job")?.execute([])?;
                     conn.prepare_cached("RELEASE job")?.execute([])?;
@@ -541,6 +567,7 @@ impl Inner {
         };
         let step = || -> Result<()> {
             let (frames, done) = run("PRAGMA wal_checkpoint(NOOP)")?;
+            self.make_log_room(frames)?;
             if frames - done >= self.checkpoint_pages {
                 run("PRAGMA wal_checkpoint(PASSIVE)")?;
             }
@@ -561,6 +588,33 @@ impl Inner {
                 self.mark(e);
             }
         }
+    }
+
+    /// So that the next commits need not make the log longer. Without it they work as well, only slower.
+    fn make_log_room(&self, frames: i64) -> Result<()> {
+        let (Some(dir), SyncMode::Full, Ok(frames)) = (&self.dir, self.sync, u64::try_from(frames))
+        else {
+            return Ok(());
+        };
+        let restart = u64::try_from(self.checkpoint_pages).unwrap_or(0);
+        let log = dir.join(format!("{DB_FILE}-wal"));
+        let Err(error) = crate::log_room::make(&log, frames, restart) else {
+            return Ok(());
+        };
+        if matches!(
+            error.kind(),
+            ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
+                | ErrorKind::FileTooLarge
+                | ErrorKind::NotFound
+        ) {
+            tracing::debug!(tenant = %self.id, %error, "the write-ahead log was not made longer");
+            return Ok(());
+        }
+        // A flush that failed says that the disk does, whoever asked for it.
+        Err(StoreError::Failed {
+            incident: format!("make room in the write-ahead log: {error}"),
+        })
     }
 
     fn read<T>(&self, closure: impl FnOnce(&Read<'_>) -> Result<T>) -> Result<T> {
@@ -681,7 +735,7 @@ impl Inner {
         conn.pragma_update(None, "journal_size_limit", MAX_KEPT_WAL_BYTES)?;
         // Checkpoints run after the answers, see `checkpoint`.
         conn.pragma_update(None, "wal_autocheckpoint", 0)?;
-        conn.pragma_update(None, "cache_size", -1024)?;
+        conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         migrate::migrate(&mut conn, Schema::Tenant)?;
         if empty {
             self.check_seal(&conn, None)?;

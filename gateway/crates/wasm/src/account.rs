@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::call::{Birth, Done, Live, Work};
+use crate::call::{Birth, Done, Live, Sends, Work};
 use crate::host::AccountHost;
 use crate::lanes::Lost;
 use crate::limits;
@@ -63,9 +63,11 @@ struct Mailbox {
     bytes: usize,
 }
 
+type Reply = oneshot::Sender<SendOutcome>;
+
 struct SendJob {
     work: Work,
-    reply: oneshot::Sender<SendOutcome>,
+    reply: Reply,
 }
 
 struct EventJob {
@@ -326,6 +328,26 @@ impl Inner {
         }
     }
 
+    /// Sends that wait behind one, at most so many.
+    fn next_sends(&self, most: usize) -> Vec<SendJob> {
+        let mut s = self.state.lock();
+        let Some(m) = s.mailbox.as_mut() else {
+            return Vec::new();
+        };
+        let waiting = m.sends.len().min(most);
+        m.sends.drain(..waiting).collect()
+    }
+
+    /// Puts sends that were not begun back to where they came from, before all others.
+    fn put_back(&self, sends: impl DoubleEndedIterator<Item = (Work, Reply)>) {
+        let mut s = self.state.lock();
+        if let Some(m) = s.mailbox.as_mut() {
+            for (work, reply) in sends.rev() {
+                m.sends.push_front(SendJob { work, reply });
+            }
+        }
+    }
+
     /// Webhook requests that wait right behind one, to be served by the same call and commit.
     fn next_webhooks(&self) -> Vec<EventJob> {
         let mut s = self.state.lock();
@@ -406,19 +428,7 @@ async fn actor(a: Arc<Inner>) {
             drain(&a, &why);
         }
         match a.next() {
-            Next::Send(job) => {
-                let wait = a.backoff_ms();
-                let outcome = if wait > 0 {
-                    SendOutcome::Retry {
-                        after_ms: wait,
-                        why: "the account is backing off after failures".to_owned(),
-                    }
-                } else {
-                    deliver(&a, &mut live, job.work).await
-                };
-                // Whoever asked may have gone away; the outcome is theirs to lose.
-                drop(job.reply.send(outcome));
-            }
+            Next::Send(job) => deliver(&a, &mut live, job).await,
             Next::Event(job) => serve_waiting(&a, &mut live, job).await,
             Next::Nothing => {
                 let stays = live.is_some() && a.must_end().is_none();
@@ -548,7 +558,7 @@ async fn serve_waiting(a: &Arc<Inner>, live: &mut Option<Live>, first: EventJob)
     }
     if jobs.len() > 1 && a.must_end().is_none() {
         let events = jobs.iter().map(|job| job.event.clone()).collect();
-        if let (Ok((Done::Actions(actions), fx)), _) = call(a, live, Work::Events(events)).await {
+        if let Ok((Done::Actions(actions), fx)) = call(a, live, events).await {
             if a.io.commit(fx).await.is_ok() {
                 a.record(None);
                 for job in jobs {
@@ -579,8 +589,7 @@ async fn serve(a: &Arc<Inner>, live: &mut Option<Live>, job: EventJob) {
             break Err(a.must_end().unwrap_or(CallError::Stopped));
         }
         tries += 1;
-        let (result, _) = call(a, live, Work::Events(vec![job.event.clone()])).await;
-        match result {
+        match call(a, live, vec![job.event.clone()]).await {
             Ok((Done::Actions(actions), fx)) => {
                 a.record(None);
                 match a.io.commit(fx).await {
@@ -613,9 +622,95 @@ async fn serve(a: &Arc<Inner>, live: &mut Option<Live>, job: EventJob) {
     drop(job.reply.send(result));
 }
 
-/// Puts a message on the platform and judges how that ended.
-async fn deliver(a: &Arc<Inner>, live: &mut Option<Live>, work: Work) -> SendOutcome {
-    let (result, exchanges) = call(a, live, work).await;
+/// Puts a message on the platform, and those that wait behind it as far as one turn on a guest thread goes. Each is a
+/// call of its own, with its own limits; what was not begun waits on.
+async fn deliver(a: &Arc<Inner>, live: &mut Option<Live>, first: SendJob) {
+    let wait = a.backoff_ms();
+    if wait > 0 {
+        // Whoever asked may have gone away; the outcome is theirs to lose.
+        drop(first.reply.send(SendOutcome::Retry {
+            after_ms: wait,
+            why: "the account is backing off after failures".to_owned(),
+        }));
+        return;
+    }
+    let most = match a.plugin.manifest.lifecycle {
+        Lifecycle::Fresh => 1,
+        Lifecycle::Burst | Lifecycle::Warm => limits::MAX_SENDS_PER_TURN,
+    };
+    let mut waiting = VecDeque::from([(first.work, first.reply)]);
+    waiting.extend(
+        a.next_sends(most - 1)
+            .into_iter()
+            .map(|job| (job.work, job.reply)),
+    );
+    let with = match live.take() {
+        Some(l) => Ok(l),
+        None => match birth(a).await {
+            Ok(b) => Err(b),
+            Err(e) => {
+                let first = waiting.pop_front();
+                a.put_back(waiting.into_iter());
+                if let Some((_, reply)) = first {
+                    let outcome = judge(a, live, Err(e), &Exchanges::default()).await;
+                    drop(reply.send(outcome));
+                }
+                return;
+            }
+        },
+    };
+    let sends = Arc::new(Mutex::new(Sends {
+        waiting,
+        begun: Vec::new(),
+        ended: Vec::new(),
+    }));
+    let limits = a.plugin.manifest.limits;
+    let (plugin, shared) = (a.plugin.clone(), sends.clone());
+    let turn = a
+        .host
+        .lanes
+        .run(
+            Arc::from(a.io.tenant()),
+            Duration::from_millis(limits.call_ms),
+            Duration::from_millis(limits.cpu_ms),
+            move |ctl| crate::call::run_sends(plugin, with, shared, ctl),
+        )
+        .await;
+    // A turn that was given up may still end on its thread; what it finds then is this empty list.
+    let (mut left, mut begun, mut ended) = {
+        let mut sends = sends.lock();
+        (
+            std::mem::take(&mut sends.waiting),
+            std::mem::take(&mut sends.begun),
+            std::mem::take(&mut sends.ended),
+        )
+    };
+    match turn {
+        Ok(back) => *live = back,
+        Err(why) => {
+            // The one that was under way is lost; if none was begun, the first did not get its turn.
+            if begun.is_empty() {
+                begun.extend(left.pop_front().map(|(_, reply)| (reply, Arc::default())));
+            }
+            if ended.len() < begun.len() {
+                ended.push(Err(lost(why, limits.call_ms)));
+            }
+        }
+    }
+    a.put_back(left.into_iter());
+    for ((reply, exchanges), result) in begun.into_iter().zip(ended) {
+        let outcome = judge(a, live, result, &exchanges).await;
+        drop(reply.send(outcome));
+    }
+}
+
+/// What came of a send.
+async fn judge(
+    a: &Arc<Inner>,
+    live: &mut Option<Live>,
+    result: Result<(Done, Effects), CallError>,
+    exchanges: &Exchanges,
+) -> SendOutcome {
     match result {
         Ok((Done::Receipt(receipt), fx)) => {
             a.record(None);
@@ -679,22 +774,18 @@ async fn commit_send(a: &Inner, fx: Effects) -> Result<(), crate::types::HostErr
     a.io.commit(fx).await.map(|_| ())
 }
 
-/// Runs one call on the guest threads, with the instance that lives or with a new one.
+/// Gives events to the guest in one call on the guest threads, with the instance that lives or with a new one.
 async fn call(
     a: &Arc<Inner>,
     live: &mut Option<Live>,
-    work: Work,
-) -> (Result<(Done, Effects), CallError>, Arc<Exchanges>) {
-    let exchanges: Arc<Exchanges> = Arc::default();
+    events: Vec<GuestEvent>,
+) -> Result<(Done, Effects), CallError> {
     let with = match live.take() {
         Some(l) => Ok(l),
-        None => match birth(a).await {
-            Ok(b) => Err(b),
-            Err(e) => return (Err(e), exchanges),
-        },
+        None => Err(birth(a).await?),
     };
     let limits = a.plugin.manifest.limits;
-    let (plugin, x) = (a.plugin.clone(), exchanges.clone());
+    let plugin = a.plugin.clone();
     let ended = a
         .host
         .lanes
@@ -702,15 +793,15 @@ async fn call(
             Arc::from(a.io.tenant()),
             Duration::from_millis(limits.call_ms),
             Duration::from_millis(limits.cpu_ms),
-            move |ctl| crate::call::run(plugin, with, work, ctl, x),
+            move |ctl| crate::call::run(plugin, with, Work::Events(events), ctl, Arc::default()),
         )
         .await;
     match ended {
         Ok((back, result)) => {
             *live = back;
-            (result, exchanges)
+            result
         }
-        Err(why) => (Err(lost(why, limits.call_ms)), exchanges),
+        Err(why) => Err(lost(why, limits.call_ms)),
     }
 }
 

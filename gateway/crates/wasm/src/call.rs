@@ -1,10 +1,11 @@
 //! One call of a guest: make an instance if there is none, run the export, take what was staged. Everything in here runs on
 //! the guest threads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
@@ -371,6 +372,49 @@ pub(crate) async fn run(
         // What the guest remembers of a call whose effects are discarded is wrong from now on: the instance goes as well.
         Err(e) => (None, Err(e)),
     }
+}
+
+/// Sends that are run one after the other in one turn on a guest thread. Shared with whoever waits for them, so that
+/// what has ended is not lost where the turn is cut off.
+pub(crate) struct Sends<R> {
+    /// Not begun.
+    pub(crate) waiting: VecDeque<(Work, R)>,
+    /// Begun, in order.
+    pub(crate) begun: Vec<(R, Arc<Exchanges>)>,
+    /// Results of the first ones of `begun`.
+    pub(crate) ended: Vec<Result<(Done, Effects), CallError>>,
+}
+
+/// Runs sends until none waits, one fails, or the turn has been long enough. The instance comes back if it may be used
+/// again.
+pub(crate) async fn run_sends<R: Send>(
+    plugin: Arc<Plugin>,
+    live: Result<Live, Birth>,
+    sends: Arc<Mutex<Sends<R>>>,
+    ctl: Arc<Ctl>,
+) -> Option<Live> {
+    let mut live = Some(live);
+    let turn = Instant::now();
+    loop {
+        let (work, exchanges) = {
+            let mut sends = sends.lock();
+            let Some((work, who)) = sends.waiting.pop_front() else {
+                break;
+            };
+            let exchanges: Arc<Exchanges> = Arc::default();
+            sends.begun.push((who, exchanges.clone()));
+            (work, exchanges)
+        };
+        let with = live.take()?;
+        let (back, result) = run(plugin.clone(), with, work, ctl.clone(), exchanges).await;
+        sends.lock().ended.push(result);
+        live = Some(Ok(back?));
+        if !ctl.has_time(turn) {
+            break;
+        }
+        ctl.next_call();
+    }
+    live.and_then(Result::ok)
 }
 
 async fn work_on(

@@ -45,16 +45,23 @@ pub(crate) enum Lost {
     Closed,
 }
 
-/// The account of one call: who runs it, what it used, whether it must end.
+/// The account of one call: who runs it, what it used, whether it must end. Short calls of one account may follow each
+/// other in one turn on a thread; each then has a budget and a deadline of its own ([`Ctl::next_call`]).
 pub(crate) struct Ctl {
     slow: AtomicBool,
     cancelled: AtomicBool,
     panicked: AtomicBool,
     cpu_used_us: AtomicU64,
-    cpu_budget_us: u64,
+    /// What one call may use.
+    cpu_call_us: u64,
+    /// What may be used until the end of the call under way.
+    cpu_budget_us: AtomicU64,
     /// Thread CPU time at the beginning of the turn under way.
     turn_began_us: AtomicU64,
-    deadline: Instant,
+    wall: Duration,
+    began: Instant,
+    /// Deadline of the call under way, counted from `began`.
+    deadline_us: AtomicU64,
 }
 
 /// What the epoch callback does.
@@ -70,12 +77,11 @@ pub(crate) enum Tick {
 impl Ctl {
     /// Called on the thread that runs the guest, at an epoch deadline.
     pub(crate) fn tick(&self) -> Tick {
-        let turn = thread_cpu_us().saturating_sub(self.turn_began_us.load(Ordering::Relaxed));
-        let used = self.cpu_used_us.load(Ordering::Relaxed) + turn;
-        if used >= self.cpu_budget_us {
+        let used = self.used_us();
+        if used >= self.cpu_budget_us.load(Ordering::Relaxed) {
             return Tick::Stop(LimitExceeded::new(
                 "cpu time of a call",
-                self.cpu_budget_us / 1_000,
+                self.cpu_call_us / 1_000,
                 "ms",
             ));
         }
@@ -97,7 +103,34 @@ impl Ctl {
 
     /// Time left to the wall deadline.
     pub(crate) fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.deadline().saturating_sub(self.began.elapsed())
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_micros(self.deadline_us.load(Ordering::Relaxed))
+    }
+
+    /// CPU time used so far. Only on the thread that runs the guest.
+    fn used_us(&self) -> u64 {
+        let turn = thread_cpu_us().saturating_sub(self.turn_began_us.load(Ordering::Relaxed));
+        self.cpu_used_us.load(Ordering::Relaxed) + turn
+    }
+
+    /// Another short call of the same account may follow on this thread, whose turn began at `turn`: it is a short one so
+    /// far.
+    pub(crate) fn has_time(&self, turn: Instant) -> bool {
+        !self.is_cancelled()
+            && !self.slow.load(Ordering::Relaxed)
+            && turn.elapsed() < Duration::from_micros(FAST_SLICE_CPU_US)
+            && self.used_us() < FAST_SLICE_CPU_US / 2
+    }
+
+    /// Begins the next call of this turn, with a budget and a deadline as the first one had.
+    pub(crate) fn next_call(&self) {
+        self.cpu_budget_us
+            .store(self.used_us() + self.cpu_call_us, Ordering::Relaxed);
+        self.deadline_us
+            .store(micros(self.began.elapsed() + self.wall), Ordering::Relaxed);
     }
 
     /// The call moved to the slow lane.
@@ -394,9 +427,12 @@ impl Lanes {
             cancelled: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             cpu_used_us: AtomicU64::new(0),
-            cpu_budget_us: u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX),
+            cpu_call_us: micros(cpu),
+            cpu_budget_us: AtomicU64::new(micros(cpu)),
             turn_began_us: AtomicU64::new(0),
-            deadline: Instant::now() + wall,
+            wall,
+            began: Instant::now(),
+            deadline_us: AtomicU64::new(micros(wall)),
         });
         let (tx, rx) = oneshot::channel();
         let future = make(ctl.clone());
@@ -493,10 +529,11 @@ fn end_overdue(lanes: &Inner) -> Option<Duration> {
     let mut next = None;
     let mut overdue = Vec::new();
     for task in lanes.active.lock().values() {
-        if task.ctl.deadline <= now {
+        let deadline = task.ctl.began + task.ctl.deadline();
+        if deadline <= now {
             overdue.push(task.clone());
         } else {
-            let left = task.ctl.deadline - now;
+            let left = deadline - now;
             next = Some(next.map_or(left, |n: Duration| n.min(left)));
         }
     }
@@ -510,6 +547,10 @@ fn end_overdue(lanes: &Inner) -> Option<Duration> {
         next = Some(Duration::from_millis(EPOCH_TICK_MS));
     }
     next
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// CPU time of this thread in microseconds. Where the platform has none, wall time.
@@ -662,6 +703,31 @@ mod tests {
         let waits = lanes.run(Arc::from("t"), LONG, LONG, |_| std::future::pending::<()>());
         drop(lanes);
         assert!(waits.await.is_err());
+    }
+
+    /// Covers: W5.
+    #[tokio::test]
+    async fn calls_that_share_a_turn_have_a_budget_and_a_deadline_each() {
+        let lanes = lanes();
+        let (wall, cpu) = (Duration::from_millis(400), Duration::from_millis(20));
+        let seen = lanes
+            .run(Arc::from("t"), wall, cpu, |ctl| async move {
+                let turn = Instant::now();
+                assert!(ctl.has_time(turn));
+                spin(Duration::from_millis(15));
+                assert!(!ctl.has_time(turn), "the turn is no short one any more");
+                let left = ctl.remaining();
+                ctl.next_call();
+                assert!(ctl.remaining() > left);
+                spin(Duration::from_millis(15));
+                let second = matches!(ctl.tick(), Tick::Stop(_));
+                spin(Duration::from_millis(10));
+                (second, matches!(ctl.tick(), Tick::Stop(_)))
+            })
+            .await
+            .unwrap();
+        assert_eq!(seen, (false, true));
+        at_rest(&lanes).await;
     }
 
     #[tokio::test]

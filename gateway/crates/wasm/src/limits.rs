@@ -116,6 +116,8 @@ pub const MAX_EVENTS_PER_CALL: usize = 32;
 pub const MAX_MAILBOX_EVENTS: usize = 256;
 /// Bytes of the events that wait for one account.
 pub const MAX_MAILBOX_BYTES: usize = 4 << 20;
+/// Sends and edits of one account that follow each other on a guest thread before others get their turn.
+pub const MAX_SENDS_PER_TURN: usize = 32;
 /// Sends and edits that wait for one account.
 pub const MAX_MAILBOX_SENDS: usize = 64;
 /// Events that one `burst` instance serves before it is replaced.

@@ -455,6 +455,33 @@ async fn outcomes_of_sends() {
     assert!(matches!(a.send(held).await, SendOutcome::Retry { .. }));
 }
 
+/// Sends that wait together share a turn on a guest thread. Each is made once and in order, one that traps takes none of
+/// the others with it, and what had not begun is made by the next instance.
+/// Covers: F14.
+#[tokio::test]
+async fn sends_that_share_a_turn_are_each_made_once() {
+    let (host, io) = (plugin_host(10), TestHost::new("a"));
+    let a = account(&host, &hostile(&host, "").await, &io);
+    *io.net.lock() = Net::Ok;
+    let texts = ["f", "f", "t", "f", "F", "f", "A"];
+    let outcomes = futures_util::future::join_all(texts.map(|text| a.send(message(text)))).await;
+    let kinds: Vec<&str> = outcomes
+        .iter()
+        .map(|o| match o {
+            SendOutcome::Sent(_) => "sent",
+            SendOutcome::Retry { .. } => "retry",
+            SendOutcome::Failed { .. } => "failed",
+            SendOutcome::Unknown { .. } => "unknown",
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        ["sent", "sent", "retry", "sent", "unknown", "sent", "failed"]
+    );
+    assert_eq!(io.fetches.load(Ordering::SeqCst), 5);
+    a.stop().await;
+}
+
 #[tokio::test]
 async fn a_send_that_hangs_is_unknown() {
     let (host, io) = (plugin_host(10), TestHost::new("a"));

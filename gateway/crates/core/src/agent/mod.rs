@@ -54,7 +54,7 @@ pub struct Turn {
     /// Instructions put before the conversation.
     pub system_prompt: Option<Arc<str>>,
     /// The conversation, oldest first; the last user message is the one to answer.
-    pub history: Vec<ChatMessage>,
+    pub history: Vec<Arc<ChatMessage>>,
     /// Tools that the model may call.
     pub tools: Arc<ToolCatalog>,
     /// Model to use in place of the configured one.

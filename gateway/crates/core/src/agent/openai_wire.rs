@@ -1,5 +1,7 @@
 //! The part of the OpenAI chat completions format that we send and read.
 
+use std::sync::Arc;
+
 use gateway_protocol::content::{ChatMessage, ContentBlock, Role, Usage, plain_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -110,7 +112,7 @@ impl From<&Call> for CallOut {
 
 /// The conversation in the upstream's form. A tool call and its results go together: servers refuse a conversation in which
 /// one of them is missing, which a cut history or an aborted run can leave behind, so such remains are left out.
-pub(crate) fn messages(system: Option<&str>, history: &[ChatMessage]) -> Vec<Message> {
+pub(crate) fn messages(system: Option<&str>, history: &[Arc<ChatMessage>]) -> Vec<Message> {
     let mut out = Vec::with_capacity(history.len() + 1);
     if let Some(system) = system.filter(|s| !s.trim().is_empty()) {
         out.push(Message::System {
@@ -540,6 +542,7 @@ mod tests {
             message(Role::Assistant, vec![call("aborted")]),
             ChatMessage::text(Role::User, "again", 1),
         ];
+        let history = history.map(Arc::new);
         let sent = serde_json::to_value(messages(Some("sys"), &history)).unwrap();
         let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "t", "arguments": "{\"a\":1}"}});
         let want = json!([

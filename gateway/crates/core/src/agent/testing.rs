@@ -67,7 +67,7 @@ pub fn turn(texts: &[&str]) -> Turn {
         system_prompt: Some("Be brief.".into()),
         history: texts
             .iter()
-            .map(|t| ChatMessage::text(Role::User, *t, 1))
+            .map(|t| Arc::new(ChatMessage::text(Role::User, *t, 1)))
             .collect(),
         tools: Arc::new(ToolCatalog::default()),
         model: None,

@@ -27,7 +27,7 @@ use gateway_store::OutboxRow;
 pub use self::account::{Account, Seen};
 pub use self::guest::{ChannelGuest, ChannelPlugin, WasmChannel};
 pub use self::webhook::{WebhookAnswer, WebhookHttp};
-use crate::delivery::Delivery;
+use crate::delivery::{Delivery, ReplyTarget};
 use crate::tenant::Tenant;
 
 type Accounts = BTreeMap<(String, String), Arc<Account>>;
@@ -253,11 +253,11 @@ impl Delivery for Channels {
             .is_some_and(|account| account.holds.lock().contains_key(hold))
     }
 
-    fn deliver(&self, row: OutboxRow) {
+    fn deliver(&self, row: OutboxRow, target: ReplyTarget) {
         let Some((account, tenant)) = self.with(&row.kind, &row.account) else {
             return;
         };
         let tracker = tenant.tasks().clone();
-        tracker.spawn(async move { account.deliver_row(&tenant, row).await });
+        tracker.spawn(async move { account.deliver_row(&tenant, row, Some(target)).await });
     }
 }

@@ -95,7 +95,8 @@ impl Account {
                 continue;
             }
             for row in rows {
-                self.deliver_row(tenant, row).await;
+                let target = self.target_of(tenant, &row).await;
+                self.deliver_row(tenant, row, target).await;
             }
         }
     }
@@ -110,8 +111,12 @@ impl Account {
     }
 
     /// Sends one claimed row and records what came of it.
-    pub(super) async fn deliver_row(self: &Arc<Self>, tenant: &Arc<Tenant>, row: OutboxRow) {
-        let target = self.target_of(tenant, &row).await;
+    pub(super) async fn deliver_row(
+        self: &Arc<Self>,
+        tenant: &Arc<Tenant>,
+        row: OutboxRow,
+        target: Option<ReplyTarget>,
+    ) {
         let outcome = self.attempt(&row, target.as_ref()).await;
         let sent = matches!(outcome, SendOutcome::Sent(_));
         // Each edit of a growing answer is an attempt: those are bounded by the time to live.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{RunTap, SweepList};
 use crate::delivery::ReplyTarget;
+use crate::limits::RUN_INPUT_KEPT_BYTES;
 use crate::tenant::Tenant;
 
 /// By which way a run was asked for.
@@ -166,6 +167,10 @@ pub struct NewlyAccepted {
     pub created_session: bool,
     /// Sequence number of the user's message.
     pub message_seq: i64,
+    /// The user's message, if the run was to begin at once and it is not long.
+    pub input: Option<gateway_store::MessageRow>,
+    /// [`gateway_store::TenantDb::session_edits`] at this commit.
+    pub session_edits: u64,
 }
 
 /// An accepted run that was not kicked yet. Dropping it unkicked makes the sweep look for it.
@@ -317,17 +322,13 @@ fn accept_rows(
                 .transpose()
                 .map_err(|e| StoreError::Io(format!("reply target: {e}")))?,
             request_hash: a.request_hash.clone(),
+            started: a.starts_now,
         },
         a.now_ms,
     )?;
     let run = match inserted {
         RunInserted::New(run) => run,
         RunInserted::Existing(row) => return Ok(AcceptOutcome::Existing(Box::new(row))),
-    };
-    let run = if a.starts_now {
-        w.start_run(&run.run_id, a.now_ms)?
-    } else {
-        run
     };
     w.append_event(
         "run.accepted",
@@ -336,12 +337,18 @@ fn accept_rows(
             .to_string(),
         a.now_ms,
     )?;
-    let session = w.get_session(key)?.ok_or(StoreError::NotFound)?;
+    let session = match message.session {
+        Some(session) => session,
+        None => w.get_session(key)?.ok_or(StoreError::NotFound)?,
+    };
     Ok(AcceptOutcome::New(Box::new(NewlyAccepted {
         run,
         created_session: before.is_none(),
         session,
         message_seq: message.row.seq,
+        input: (a.starts_now && message.row.content_json.len() <= RUN_INPUT_KEPT_BYTES)
+            .then_some(message.row),
+        session_edits: w.session_edits(),
     })))
 }
 

@@ -12,6 +12,7 @@
 mod accept;
 pub mod events;
 mod run;
+mod tail;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -142,6 +143,16 @@ pub(crate) struct RunCell {
     /// Text so far.
     pub(crate) partial: Mutex<String>,
     pub(crate) timeout_ms: Option<u64>,
+    /// What the commit that accepted the run left of its session, if the run was to begin at once.
+    pub(crate) begun: Mutex<Option<Box<Begun>>>,
+}
+
+/// A session as the commit left it that accepted a run.
+pub(crate) struct Begun {
+    session: gateway_store::SessionRow,
+    input: gateway_store::MessageRow,
+    /// [`gateway_store::TenantDb::session_edits`] at that commit.
+    session_edits: u64,
 }
 
 impl RunCell {
@@ -197,6 +208,7 @@ pub struct Sessions {
     idle: Notify,
     draining: AtomicBool,
     recent: Mutex<VecDeque<(String, String, i64)>>,
+    tails: tail::Tails,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -219,7 +231,13 @@ impl Sessions {
             idle: Notify::new(),
             draining: AtomicBool::new(false),
             recent: Mutex::default(),
+            tails: tail::Tails::default(),
         }
+    }
+
+    /// Forgets what is kept for sessions that were not used for a while.
+    pub(crate) fn age(&self, now_ms: i64) {
+        self.tails.age(now_ms);
     }
 
     /// Sessions that exist.

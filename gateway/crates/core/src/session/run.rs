@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{AcceptOutcome, AcceptOutcomeInfo, Accepted, content_json};
 use super::events::{RunEvents, to_chat_message};
-use super::{AbortReason, RunCell, RunOutcome};
+use super::tail::Kept;
+use super::{AbortReason, Begun, RunCell, RunOutcome};
 use crate::agent::{
     StopReason, Turn, TurnEnd, TurnError, TurnErrorKind, TurnLimits, TurnMessage, TurnSink,
     TurnStatus,
@@ -70,7 +71,15 @@ pub fn kick_with(
         message_seq: new.message_seq,
         accepted_at: new.run.created_at,
     };
+    let begun = new.input.map(|input| {
+        Box::new(Begun {
+            session: new.session.clone(),
+            input,
+            session_edits: new.session_edits,
+        })
+    });
     let cell = Arc::new(RunCell {
+        begun: Mutex::new(begun),
         marked_running: AtomicBool::new(new.run.state == RunState::Running),
         run_id: new.run.run_id,
         key,
@@ -107,6 +116,7 @@ pub fn kick_with(
 
 fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
     Arc::new(RunCell {
+        begun: Mutex::default(),
         run_id: row.run_id.clone(),
         key: row.session_key.clone(),
         agent_id: row.agent_id.clone(),
@@ -274,7 +284,26 @@ impl Ended {
 struct Loaded {
     session: gateway_store::SessionRow,
     input: Option<MessageRow>,
-    history: Vec<MessageRow>,
+    /// The conversation with the message to answer at its end.
+    history: Vec<Arc<ChatMessage>>,
+}
+
+/// The same without a read, where the run begins right after its commit and what came before is still known.
+fn known(tenant: &Tenant, cell: &RunCell) -> Option<Loaded> {
+    let begun = *cell.begun.lock().take()?;
+    if tenant.db().session_edits() != begun.session_edits {
+        return None;
+    }
+    let (tails, now) = (&tenant.sessions().tails, tenant.now_ms());
+    let mut history = tails.before(&cell.key, &cell.session_id, begun.input.seq, now)?;
+    let input = Kept::new(&begun.input);
+    history.push(input.message.clone());
+    tails.append(&cell.key, &cell.session_id, input, now);
+    Some(Loaded {
+        session: begun.session,
+        input: Some(begun.input),
+        history,
+    })
 }
 
 async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreError> {
@@ -282,7 +311,7 @@ async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreEr
     let input_id = cell.input_message_id.clone();
     let session_id = cell.session_id.clone();
     let limit = i64::try_from(RUN_HISTORY_MESSAGES).unwrap_or(200);
-    tenant
+    let read = tenant
         .db()
         .read(move |r| {
             let Some(session) = r.get_session(&key)? else {
@@ -291,34 +320,51 @@ async fn load(tenant: &Tenant, cell: &RunCell) -> Result<Option<Loaded>, StoreEr
             if session.session_id != session_id {
                 return Ok(None);
             }
-            let mut history = r.conversation(&key, limit)?;
+            let rows = r.conversation(&key, limit)?;
             let input = match input_id {
-                Some(id) => match history.iter().position(|m| m.id == id) {
-                    Some(at) => Some(history.remove(at)),
+                Some(id) => match rows.iter().find(|m| m.id == id) {
+                    Some(row) => Some(row.clone()),
                     None => r.get_message(&id)?,
                 },
                 None => None,
             };
-            if let Some(input) = &input {
-                // Messages that wait behind this one are not part of its conversation yet.
-                history.retain(|m| {
-                    m.seq < input.seq
-                        || (m.role != Role::User.as_str() && m.role != Role::System.as_str())
-                });
-            }
-            Ok(Some(Loaded {
-                session,
-                input,
-                history,
-            }))
+            Ok(Some((session, input, rows)))
         })
-        .await
+        .await?;
+    let Some((session, input, rows)) = read else {
+        return Ok(None);
+    };
+    let kept: Vec<Kept> = rows.iter().map(Kept::new).collect();
+    let mut history = Vec::with_capacity(kept.len());
+    for (row, kept) in rows.iter().zip(&kept) {
+        let waits = input.as_ref().is_some_and(|input| {
+            // Messages that wait behind this one are not part of its conversation yet; its own stands at the end.
+            row.id == input.id
+                || row.seq > input.seq
+                    && (row.role == Role::User.as_str() || row.role == Role::System.as_str())
+        });
+        if !waits {
+            history.push(kept.message.clone());
+        }
+    }
+    history.extend(input.as_ref().map(|input| Arc::new(to_chat_message(input))));
+    let tails = &tenant.sessions().tails;
+    tails.put(&cell.key, &cell.session_id, kept, tenant.now_ms());
+    Ok(Some(Loaded {
+        session,
+        input,
+        history,
+    }))
 }
 
 async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
     let _slot = tenant.sessions().slots.acquire().await;
     cell.started_at.store(tenant.now_ms(), Ordering::Release);
-    let loaded = match load(tenant, cell).await {
+    let loaded = match known(tenant, cell) {
+        Some(loaded) => Ok(Some(loaded)),
+        None => load(tenant, cell).await,
+    };
+    let loaded = match loaded {
         Ok(Some(loaded)) => loaded,
         Ok(None) => {
             cell.stop(AbortReason::SessionGone);
@@ -369,8 +415,6 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         .await;
         return;
     };
-    let mut history: Vec<ChatMessage> = loaded.history.iter().map(to_chat_message).collect();
-    history.extend(loaded.input.as_ref().map(to_chat_message));
     let model = loaded.session.model.as_deref().map(Arc::from);
     let limits = TurnLimits {
         text_bytes: RUN_TEXT_MAX_BYTES,
@@ -390,7 +434,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         run_id,
         session_key,
         system_prompt: agent.system_prompt.clone(),
-        history,
+        history: loaded.history,
         tools: agent.tools.clone(),
         model,
         limits,
@@ -511,9 +555,18 @@ async fn conclude(
             // Out of the table before anybody is told, so that who asks next finds the row.
             tenant.sessions().table.lock().by_run.remove(&cell.run_id);
             if let Some(session) = &recorded.session {
-                tenant
-                    .sessions()
-                    .touched(&cell.key, &cell.agent_id, session.updated_at);
+                let sessions = tenant.sessions();
+                sessions.touched(&cell.key, &cell.agent_id, session.updated_at);
+                if recorded.job.is_some() {
+                    // A job's turn may have been taken out of the conversation.
+                    sessions.tails.forget(&cell.key);
+                }
+                for row in recorded.messages.iter().filter(|_| recorded.job.is_none()) {
+                    let kept = Kept::new(row);
+                    sessions
+                        .tails
+                        .append(&cell.key, &cell.session_id, kept, now);
+                }
             }
             tenant.health().nudge();
             if let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to) {
@@ -526,7 +579,7 @@ async fn conclude(
                     }
                     Answer::Claimed(row) => {
                         stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
-                        delivery.deliver(*row);
+                        delivery.deliver(*row, to.clone());
                     }
                 }
             }
@@ -707,24 +760,22 @@ fn record_rows(
             Err(error) => return Err(error),
         }
     }
-    if session.is_some() {
+    let session = if session.is_some() {
         let status = if next.is_some() {
             "running"
         } else {
             super::events::status_word(ended.state, ended.stop_reason.as_deref())
         };
-        w.set_session_status(&cell.key, status)?;
-    }
+        w.set_session_status(&cell.key, status)?
+    } else {
+        None
+    };
     w.append_event(
         "run.ended",
         Some(&cell.key),
         &serde_json::json!({"runId": cell.run_id, "state": ended.state.as_str()}).to_string(),
         now,
     )?;
-    let session = match session {
-        Some(_) => w.get_session(&cell.key)?,
-        None => None,
-    };
     Ok(Recorded {
         session,
         messages,

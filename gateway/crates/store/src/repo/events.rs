@@ -2,7 +2,7 @@
 
 use super::{Read, Write, page_limit};
 use crate::limits::MAX_PRUNED_ROWS;
-use crate::{EventRow, Result, StoreError};
+use crate::{EventRow, Result};
 use rusqlite::params;
 
 impl Read<'_> {
@@ -45,12 +45,11 @@ impl Write<'_> {
         payload_json: &str,
         now_ms: i64,
     ) -> Result<i64> {
-        self.one(
-            "INSERT INTO events (epoch, ts, kind, session_key, payload_json) VALUES (?1, ?2, ?3, ?4, ?5) RETURNING id",
+        self.exec(
+            "INSERT INTO events (epoch, ts, kind, session_key, payload_json) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![self.epoch(), now_ms, kind, session_key, payload_json],
-            |r| r.get(0),
-        )?
-        .ok_or(StoreError::NotFound)
+        )?;
+        Ok(self.conn.last_insert_rowid())
     }
 
     /// Keeps about the newest `keep` changes; removes at most [`MAX_PRUNED_ROWS`] at once. Answers how many.

@@ -135,16 +135,13 @@ impl Write<'_> {
             return Ok(Appended {
                 row,
                 duplicate: true,
+                session: None,
             });
         }
-        let (session_id, seq): (String, i64) = self
-            .one(
-                "UPDATE sessions SET last_seq = last_seq + 1, message_count = message_count + 1, updated_at = MAX(updated_at, ?2)
-                 WHERE key = ?1 AND deleted = 0 RETURNING session_id, last_seq",
-                params![m.session_key, now_ms],
-                |r| Ok((r.get(0)?, r.get(1)?)),
-            )?
+        let session = self
+            .count_message(&m.session_key, now_ms)?
             .ok_or(StoreError::NotFound)?;
+        let (session_id, seq) = (session.session_id.clone(), session.last_seq);
         self.exec(
             "INSERT INTO messages (id, session_key, session_id, seq, role, content_json, run_id, idempotency_key, created_at, meta_json)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -165,6 +162,7 @@ impl Write<'_> {
         Ok(Appended {
             row,
             duplicate: false,
+            session: Some(session),
         })
     }
 }

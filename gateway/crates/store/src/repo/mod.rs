@@ -22,6 +22,7 @@ use crate::{Page, Result};
 use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Params, Row};
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A snapshot of a tenant's store.
 pub struct Read<'c> {
@@ -30,8 +31,11 @@ pub struct Read<'c> {
     dir: Option<&'c Path>,
 }
 
-/// The next commit of a tenant's store. Each closure has a savepoint of its own: an error or a panic undoes all of it.
-pub struct Write<'c>(Read<'c>);
+/// The next commit of a tenant's store. Each closure can be undone alone: an error or a panic undoes all of it.
+pub struct Write<'c> {
+    read: Read<'c>,
+    session_edits: &'c AtomicU64,
+}
 
 impl std::fmt::Debug for Read<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,7 +48,7 @@ impl std::fmt::Debug for Read<'_> {
 impl std::fmt::Debug for Write<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Write")
-            .field("epoch", &self.0.epoch)
+            .field("epoch", &self.read.epoch)
             .finish_non_exhaustive()
     }
 }
@@ -86,13 +90,32 @@ impl<'c> Read<'c> {
 }
 
 impl<'c> Write<'c> {
-    pub(crate) fn new(conn: &'c Connection, epoch: i64, dir: Option<&'c Path>) -> Self {
-        Self(Read::new(conn, epoch, dir))
+    pub(crate) fn new(
+        conn: &'c Connection,
+        epoch: i64,
+        dir: Option<&'c Path>,
+        session_edits: &'c AtomicU64,
+    ) -> Self {
+        Self {
+            read: Read::new(conn, epoch, dir),
+            session_edits,
+        }
     }
 
-    /// Answers how many rows changed.
+    /// As [`crate::TenantDb::session_edits`], up to this commit.
+    pub fn session_edits(&self) -> u64 {
+        self.session_edits.load(Ordering::Acquire)
+    }
+
+    /// Something happens to a session that is more than a message or a run more.
+    fn session_edited(&self) {
+        self.session_edits.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Answers how many rows changed. Where a row is wanted that was written, reading it by its key is cheaper than
+    /// `RETURNING`, for which SQLite opens a table of its own in each statement.
     fn exec(&self, sql: &str, p: impl Params) -> Result<usize> {
-        Ok(self.0.stmt(sql)?.execute(p)?)
+        Ok(self.read.stmt(sql)?.execute(p)?)
     }
 }
 
@@ -100,7 +123,7 @@ impl<'c> Deref for Write<'c> {
     type Target = Read<'c>;
 
     fn deref(&self) -> &Read<'c> {
-        &self.0
+        &self.read
     }
 }
 

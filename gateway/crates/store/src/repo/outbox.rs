@@ -134,27 +134,27 @@ impl Write<'_> {
         if m.text.len() > MAX_OUTBOX_TEXT_BYTES {
             return Err(StoreError::Limit("MAX_OUTBOX_TEXT_BYTES"));
         }
-        if let Some(row) = self.find_outbox(&m.run_id, m.part)? {
-            return Ok(Enqueued {
-                row,
-                duplicate: true,
-            });
-        }
+        // A row that is there already counts as well: it may be the one.
         let full = self.one(
             "SELECT 1 FROM outbox WHERE kind = ?1 AND account = ?2 AND state = 'queued' LIMIT 1 OFFSET ?3",
             params![m.kind, m.account, MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT - 1],
             |_| Ok(()),
         )?;
         if full.is_some() {
-            return Err(StoreError::Limit("MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT"));
+            return match self.find_outbox(&m.run_id, m.part)? {
+                Some(row) => Ok(Enqueued {
+                    row,
+                    duplicate: true,
+                }),
+                None => Err(StoreError::Limit("MAX_OPEN_OUTBOX_ROWS_PER_ACCOUNT")),
+            };
         }
         let attempts = i64::from(state == OutboxState::Sending);
-        let row = self.one(
-            &format!(
-                "INSERT INTO outbox (kind, account, conversation_json, run_id, part, text, desired_rev, sent_rev, final_rev, state, attempts,
+        let new = self.exec(
+            "INSERT INTO outbox (kind, account, conversation_json, run_id, part, text, desired_rev, sent_rev, final_rev, state, attempts,
                    next_at, expires_at, hold, owner_epoch, created_at, updated_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14) RETURNING {COLUMNS}"
-            ),
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)
+                 ON CONFLICT (run_id, part) DO NOTHING",
             params![
                 m.kind,
                 m.account,
@@ -171,13 +171,14 @@ impl Write<'_> {
                 self.epoch(),
                 now_ms
             ],
-            map,
         )?;
-        row.map(|row| Enqueued {
+        let row = self
+            .find_outbox(&m.run_id, m.part)?
+            .ok_or(StoreError::NotFound)?;
+        Ok(Enqueued {
             row,
-            duplicate: false,
+            duplicate: new == 0,
         })
-        .ok_or(StoreError::NotFound)
     }
 
     /// Writes a newer text. The revision rises if the text differs; a row that is `sent`, or whose final revision was
@@ -259,28 +260,19 @@ impl Write<'_> {
         receipt_json: Option<&str>,
         now_ms: i64,
     ) -> Result<OutboxRow> {
-        let row = self.claimed(id)?;
-        if rev > row.desired_rev || rev < row.sent_rev {
+        // A message is created once. Where the platform gives no receipt, an empty one says that it was.
+        let sent = self.exec(
+            "UPDATE outbox SET sent_rev = ?2, receipt_json = COALESCE(?3, receipt_json, 'null'),
+               state = CASE WHEN ?2 = desired_rev AND final_rev THEN 'sent' ELSE 'queued' END,
+               next_at = MAX(next_at, ?4), last_error = NULL, updated_at = ?4
+             WHERE id = ?1 AND state = 'sending' AND owner_epoch = ?5 AND ?2 BETWEEN sent_rev AND desired_rev",
+            params![id, rev, receipt_json, now_ms, self.epoch()],
+        )?;
+        if sent == 0 {
+            self.claimed(id)?;
             return Err(StoreError::Conflict("no such revision"));
         }
-        let state = if rev == row.desired_rev && row.final_rev {
-            OutboxState::Sent
-        } else {
-            OutboxState::Queued
-        };
-        // A message is created once. Where the platform gives no receipt, an empty one says that it was.
-        let receipt = receipt_json
-            .or(row.receipt_json.as_deref())
-            .unwrap_or("null");
-        let row = self.one(
-            &format!(
-                "UPDATE outbox SET sent_rev = ?2, receipt_json = ?3, state = ?4, next_at = MAX(next_at, ?5), last_error = NULL, updated_at = ?5
-                 WHERE id = ?1 RETURNING {COLUMNS}"
-            ),
-            params![id, rev, receipt, state.as_str(), now_ms],
-            map,
-        )?;
-        row.ok_or(StoreError::NotFound)
+        self.get_outbox(id)?.ok_or(StoreError::NotFound)
     }
 
     /// The platform certainly did not take it: queued again for `next_at`, or `failed` if it runs out before.

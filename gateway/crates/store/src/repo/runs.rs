@@ -62,20 +62,18 @@ impl Read<'_> {
 }
 
 impl Write<'_> {
-    /// Accepts a run (state `queued`, attempt 1, held by this epoch). The same id with the same request hash answers
-    /// the earlier run; with another hash it is a conflict.
+    /// Accepts a run (state `queued`, or `running` if it starts at once; attempt 1, held by this epoch). The same id with
+    /// the same request hash answers the earlier run; with another hash it is a conflict.
     pub fn insert_run(&mut self, run: &NewRun, now_ms: i64) -> Result<RunInserted> {
-        if let Some(found) = self.get_run(&run.run_id)? {
-            if found.request_hash != run.request_hash {
-                return Err(StoreError::Conflict("run id used for another request"));
-            }
-            return Ok(RunInserted::Existing(found));
-        }
-        let row = self.one(
-            &format!(
-                "INSERT INTO runs (run_id, session_key, agent_id, origin, state, attempt, owner_epoch, input_message_id, created_at, reply_to_json, request_hash)
-                 VALUES (?1, ?2, ?3, ?4, 'queued', 1, ?5, ?6, ?7, ?8, ?9) RETURNING {COLUMNS}"
-            ),
+        let state = if run.started {
+            RunState::Running
+        } else {
+            RunState::Queued
+        };
+        let new = self.exec(
+            "INSERT INTO runs (run_id, session_key, agent_id, origin, state, attempt, owner_epoch, input_message_id, created_at, started_at,
+               reply_to_json, request_hash)
+             VALUES (?1, ?2, ?3, ?4, ?10, 1, ?5, ?6, ?7, ?11, ?8, ?9) ON CONFLICT (run_id) DO NOTHING",
             params![
                 run.run_id,
                 run.session_key,
@@ -85,11 +83,19 @@ impl Write<'_> {
                 run.input_message_id,
                 now_ms,
                 run.reply_to_json,
-                run.request_hash
+                run.request_hash,
+                state.as_str(),
+                run.started.then_some(now_ms)
             ],
-            map,
         )?;
-        row.map(RunInserted::New).ok_or(StoreError::NotFound)
+        let found = self.get_run(&run.run_id)?.ok_or(StoreError::NotFound)?;
+        if new > 0 {
+            return Ok(RunInserted::New(found));
+        }
+        if found.request_hash != run.request_hash {
+            return Err(StoreError::Conflict("run id used for another request"));
+        }
+        Ok(RunInserted::Existing(found))
     }
 
     /// `queued` → `running`, for a run that this epoch holds.
@@ -109,11 +115,9 @@ impl Write<'_> {
         if !end.state.is_ended() {
             return Err(StoreError::Conflict("a run ends as ok, error or aborted"));
         }
-        let row = self.one(
-            &format!(
-                "UPDATE runs SET state = ?3, stop_reason = ?4, error = ?5, result_text = ?6, usage_json = ?7, ended_at = ?8
-                 WHERE run_id = ?1 AND state IN ('queued', 'running') AND owner_epoch = ?2 RETURNING {COLUMNS}"
-            ),
+        let ended = self.exec(
+            "UPDATE runs SET state = ?3, stop_reason = ?4, error = ?5, result_text = ?6, usage_json = ?7, ended_at = ?8
+             WHERE run_id = ?1 AND state IN ('queued', 'running') AND owner_epoch = ?2",
             params![
                 run_id,
                 self.epoch(),
@@ -124,9 +128,14 @@ impl Write<'_> {
                 end.usage_json,
                 now_ms
             ],
-            map,
         )?;
-        self.run_or_why(run_id, row, "run has ended, or another epoch holds it")
+        match self.get_run(run_id)? {
+            Some(row) if ended > 0 => Ok(row),
+            Some(_) => Err(StoreError::Conflict(
+                "run has ended, or another epoch holds it",
+            )),
+            None => Err(StoreError::NotFound),
+        }
     }
 
     /// Takes over a run that an older epoch left: `queued`, held by this epoch; one attempt more if it had been started.

@@ -118,9 +118,11 @@ impl Write<'_> {
     /// Makes the session if it is not there (or was deleted: then it starts anew with the given transcript id);
     /// otherwise writes the fields that are `Some`. Answers the row.
     pub fn upsert_session(&mut self, p: &SessionPatch, now_ms: i64) -> Result<SessionRow> {
-        let row = self.one(
-            &format!(
-                "INSERT INTO sessions (key, session_id, agent_id, label, display_name, channel, account, peer, created_at, updated_at, status, model, meta_json)
+        if p.model.is_some() || p.meta_json.is_some() {
+            self.session_edited();
+        }
+        self.exec(
+            "INSERT INTO sessions (key, session_id, agent_id, label, display_name, channel, account, peer, created_at, updated_at, status, model, meta_json)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9, COALESCE(?10, 'idle'), ?11, ?12)
                  ON CONFLICT (key) DO UPDATE SET
                    session_id = CASE WHEN deleted THEN excluded.session_id ELSE session_id END,
@@ -137,23 +139,31 @@ impl Write<'_> {
                    status = CASE WHEN deleted THEN excluded.status ELSE COALESCE(?10, status) END,
                    model = CASE WHEN deleted THEN excluded.model ELSE COALESCE(excluded.model, model) END,
                    meta_json = CASE WHEN deleted THEN excluded.meta_json ELSE COALESCE(excluded.meta_json, meta_json) END,
-                   deleted = 0
-                 RETURNING {COLUMNS}"
-            ),
+                   deleted = 0",
             params![
                 p.key, p.session_id, p.agent_id, p.label, p.display_name, p.channel, p.account, p.peer, now_ms, p.status, p.model, p.meta_json
             ],
-            map,
         )?;
-        row.ok_or(StoreError::NotFound)
+        self.get_session(&p.key)?.ok_or(StoreError::NotFound)
     }
 
-    /// Sets what the session is doing. `false`: no such session.
-    pub fn set_session_status(&mut self, key: &str, status: &str) -> Result<bool> {
-        Ok(self.exec(
+    /// One message more, at this time. `None`: no such session.
+    pub(super) fn count_message(&self, key: &str, now_ms: i64) -> Result<Option<SessionRow>> {
+        self.exec(
+            "UPDATE sessions SET last_seq = last_seq + 1, message_count = message_count + 1, updated_at = MAX(updated_at, ?2)
+             WHERE key = ?1 AND deleted = 0",
+            params![key, now_ms],
+        )?;
+        self.get_session(key)
+    }
+
+    /// Sets what the session is doing. `None`: no such session.
+    pub fn set_session_status(&mut self, key: &str, status: &str) -> Result<Option<SessionRow>> {
+        self.exec(
             "UPDATE sessions SET status = ?2 WHERE key = ?1 AND deleted = 0",
             [key, status],
-        )? > 0)
+        )?;
+        self.get_session(key)
     }
 
     /// Sets or clears label, model and other data of a session (what [`Self::upsert_session`] can't clear).
@@ -165,6 +175,7 @@ impl Write<'_> {
         meta_json: Option<&str>,
         now_ms: i64,
     ) -> Result<SessionRow> {
+        self.session_edited();
         self.one(
             &format!(
                 "UPDATE sessions SET label = ?2, model = ?3, meta_json = ?4, updated_at = MAX(updated_at, ?5) WHERE key = ?1 AND deleted = 0 RETURNING {COLUMNS}"
@@ -183,6 +194,7 @@ impl Write<'_> {
         new_session_id: &str,
         now_ms: i64,
     ) -> Result<SessionRow> {
+        self.session_edited();
         self.one(
             &format!(
                 "UPDATE sessions SET session_id = ?2, last_seq = 0, message_count = 0, reset_count = reset_count + 1, status = 'idle',
@@ -196,6 +208,7 @@ impl Write<'_> {
 
     /// Deletes a session; with `purge` its messages (of all its transcripts) too. `false`: there was none.
     pub fn delete_session(&mut self, key: &str, purge: bool, now_ms: i64) -> Result<bool> {
+        self.session_edited();
         let found = self.exec(
             "UPDATE sessions SET deleted = 1, status = 'idle', updated_at = MAX(updated_at, ?2) WHERE key = ?1 AND deleted = 0",
             params![key, now_ms],

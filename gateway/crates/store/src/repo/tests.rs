@@ -41,7 +41,7 @@ fn steps(conn: &Connection, sql: &str, p: impl Params) -> (i32, i32) {
 fn a_page_of_ten_thousand_sessions_costs_what_it_costs_of_sixty() {
     let measure = |n: i64| {
         let conn = store();
-        fill_sessions(&mut Write::new(&conn, 1, None), n);
+        fill_sessions(&mut Write::new(&conn, 1, None, &AtomicU64::new(0)), n);
         let mut cost = Vec::new();
         for agent in [None, Some("main".to_owned())] {
             let q = ListQuery {
@@ -79,7 +79,8 @@ fn a_page_of_ten_thousand_sessions_costs_what_it_costs_of_sixty() {
 fn a_page_of_a_long_transcript_costs_what_it_costs_of_a_short_one() {
     let measure = |n: i64| {
         let conn = store();
-        let mut w = Write::new(&conn, 1, None);
+        let edits = AtomicU64::new(0);
+        let mut w = Write::new(&conn, 1, None, &edits);
         fill_sessions(&mut w, 3);
         for i in 0..n {
             let m = NewMessage {
@@ -112,7 +113,8 @@ fn a_page_of_a_long_transcript_costs_what_it_costs_of_a_short_one() {
 fn looking_for_due_rows_does_not_grow_with_what_was_sent() {
     let measure = |n: i64| {
         let conn = store();
-        let mut w = Write::new(&conn, 1, None);
+        let edits = AtomicU64::new(0);
+        let mut w = Write::new(&conn, 1, None, &edits);
         for i in 0..n {
             let m = NewOutbox {
                 kind: "k".into(),
