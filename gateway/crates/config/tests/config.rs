@@ -749,6 +749,7 @@ fn flags_win_over_the_file() {
         plugins_dir: Some(PathBuf::from("guests")),
         log_level: Some(LogLevel::Debug),
         log_format: Some(LogFormat::Json),
+        tls: true,
     };
     let text = "{ gateway: { port: 5, bind: 'loopback' }, plugins: { dir: 'p' }, logging: { level: 'warn' } }";
     let request = LoadRequest {
@@ -758,6 +759,7 @@ fn flags_win_over_the_file() {
     };
     let s = load_text(text, &request, PathBuf::from("g")).unwrap();
     assert_eq!((s.gateway.port, s.gateway.bind), (0, Bind::Lan));
+    assert!(s.gateway.tls.enabled);
     assert_eq!(
         s.main().auth.active().unwrap().expose(),
         format!("{STRONG}-flag")

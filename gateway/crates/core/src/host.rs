@@ -675,7 +675,7 @@ impl Host {
     /// Publishes how the gateway lets itself be found, to every tenant.
     pub fn set_discovery_health(&self, state: gateway_protocol::methods::system::DiscoveryHealth) {
         if self.shared.process_health.set_discovery(state) {
-            for tenant in self.tenants.values() {
+            for tenant in self.tenants() {
                 tenant.health().nudge();
             }
         }

@@ -560,12 +560,13 @@ async fn conclude(
                 if recorded.job.is_some() {
                     // A job's turn may have been taken out of the conversation.
                     sessions.tails.forget(&cell.key);
-                }
-                for row in recorded.messages.iter().filter(|_| recorded.job.is_none()) {
-                    let kept = Kept::new(row);
-                    sessions
-                        .tails
-                        .append(&cell.key, &cell.session_id, kept, now);
+                } else {
+                    for row in &recorded.messages {
+                        let kept = Kept::new(row);
+                        sessions
+                            .tails
+                            .append(&cell.key, &cell.session_id, kept, now);
+                    }
                 }
             }
             tenant.health().nudge();

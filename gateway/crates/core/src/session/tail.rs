@@ -41,7 +41,7 @@ impl Kept {
 #[derive(Debug)]
 struct Tail {
     session_id: String,
-    /// Without gaps, oldest first, never empty: the newest [`RUN_HISTORY_MESSAGES`], or all.
+    /// Oldest first, never empty: the newest [`RUN_HISTORY_MESSAGES`] of the conversation, or all.
     messages: VecDeque<Kept>,
     bytes: usize,
     used_ms: i64,
