@@ -1,6 +1,7 @@
 //! Integration suites against the real binary, as one program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod fuzz;
 mod page;
 mod telegram;
 mod tenants;

@@ -6,8 +6,9 @@
 mod accept;
 mod app;
 mod budget;
-mod guard;
-mod head;
+pub mod guard;
+mod handshakes;
+pub mod head;
 mod http;
 pub mod limits;
 mod rpc;
