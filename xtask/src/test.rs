@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ui::{Count, Result, Steps};
-use crate::{clients, guests, schema, serve, sh, tools};
+use crate::{clients, fuzz, guests, schema, serve, sh, tools};
 
 /// What the tests are told by environment variables (absolute paths).
 struct Setting {
@@ -107,6 +107,9 @@ pub fn main(args: &[String]) -> Result<()> {
             Some((python, node)) => clients::run(&mut steps, python, node, long),
             None => println!("[xtask test] clients of others: left out, their tools are missing"),
         }
+    }
+    if long {
+        fuzz::all(&mut steps);
     }
     let mut coverage = None;
     steps.check("security coverage", || {
