@@ -39,6 +39,7 @@ pub struct Options {
     #[schemars(extend("x-reload" = "restart-process"))]
     pub boot: BootOptions,
     /// Schedules of the tenant `main`.
+    #[schemars(extend("x-reload" = "live"))]
     pub cron: CronOptions,
     /// Where plugins are found.
     #[schemars(extend("x-reload" = "restart-process"))]
@@ -47,6 +48,7 @@ pub struct Options {
     #[schemars(extend("x-reload" = "live"))]
     pub logging: LoggingOptions,
     /// How the gateway lets itself be found.
+    #[schemars(extend("x-reload" = "restart-process"))]
     pub discovery: DiscoveryOptions,
     /// Further tenants by slug.
     #[schemars(extend("x-reload" = "live"))]
@@ -117,6 +119,7 @@ pub struct GatewayOptions {
     /// `local` (default): a gateway runs on this machine. `remote`: commands talk to `gateway.remote`, and `gateway serve` is refused.
     pub mode: Option<GatewayModeOption>,
     /// The gateway that commands talk to in mode `remote`.
+    #[schemars(extend("x-reload" = "live"))]
     pub remote: RemoteOptions,
 }
 

@@ -97,6 +97,8 @@ pub struct TenantPlan {
     pub agents: bool,
     /// Session rules.
     pub session: bool,
+    /// Schedules.
+    pub cron: bool,
     /// Boot scripts (they run at the next start).
     pub boot: bool,
     /// Channel accounts by kind and id.
@@ -231,6 +233,7 @@ fn tenant(
         auth: touched(&at("auth")) || old.auth.mode != new.auth.mode,
         agents: touched(&at("agents")),
         session: old.session != new.session,
+        cron: touched(&at("cron")),
         boot: touched(&at("boot")),
         accounts,
     }
@@ -244,6 +247,9 @@ impl Settings {
     pub fn beside(mut self, running: &Settings) -> Result<Self, ConfigError> {
         self.gateway.port = running.gateway.port;
         self.gateway.bind = running.gateway.bind;
+        self.gateway.tls.clone_from(&running.gateway.tls);
+        self.gateway.remote_mode = running.gateway.remote_mode;
+        self.discovery.clone_from(&running.discovery);
         self.plugins_dir.clone_from(&running.plugins_dir);
         self.logging.format = running.logging.format;
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);

@@ -435,6 +435,7 @@ impl Host {
         if let Some(channels) = tenant.channels() {
             channels.start_all().await;
         }
+        crate::cron::start(tenant).await;
         let (host, tenant) = (self.clone(), tenant.clone());
         let tracker = tenant.tasks().clone();
         tracker.spawn(async move {
@@ -449,6 +450,9 @@ impl Host {
         let (tell, gone) = watch::channel(false);
         self.leaving.lock().insert(tenant.slug().to_owned(), gone);
         let host = self.clone();
+        // Its credentials have ended, and with them what they let in.
+        let close = Close::new(Close::CREDENTIAL_CHANGED, "tenant removed");
+        tenant.hub().close_where(&close, |_| true);
         tokio::spawn(async move {
             let drain = Duration::from_millis(host.settings().gateway.limits.drain_timeout_ms).min(
                 Duration::from_millis(crate::limits::TENANT_LEAVES_MAX_MS / 2),

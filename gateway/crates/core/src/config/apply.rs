@@ -358,6 +358,9 @@ impl Host {
                 .collect();
             channels.change(&tenant, accounts, gone).await;
         }
+        if plan.agents || plan.cron {
+            crate::cron::follow(&tenant).await;
+        }
         tenant.health().nudge();
     }
 

@@ -58,6 +58,8 @@ pub struct Cron {
 
 #[derive(Debug, Default)]
 struct Gate {
+    /// Whether the schedules were taken up at all.
+    begun: bool,
     /// Whether jobs come due: after the start, unless the configuration says no.
     open: bool,
     /// Whether there is a task.
@@ -118,10 +120,37 @@ pub(crate) async fn start(tenant: &Arc<Tenant>) {
     if let Err(error) = heartbeat::sync(tenant).await {
         tenant.log("ERROR", &format!("heartbeats not set up: {error}"));
     }
-    if !tenant.settings().cron.enabled {
+    let enabled = tenant.settings().cron.enabled;
+    {
+        let mut gate = tenant.cron().gate.lock();
+        gate.begun = true;
+        gate.open = enabled;
+    }
+    if enabled {
+        begin(tenant).await;
+    }
+}
+
+/// Other settings count: heartbeats are brought in line with them, and jobs come due or no longer do.
+pub(crate) async fn follow(tenant: &Arc<Tenant>) {
+    if !tenant.cron().gate.lock().begun {
+        // The start reads them.
         return;
     }
-    tenant.cron().gate.lock().open = true;
+    if let Err(error) = heartbeat::sync(tenant).await {
+        tenant.log("ERROR", &format!("heartbeats not set up: {error}"));
+    }
+    let enabled = tenant.settings().cron.enabled;
+    let was = std::mem::replace(&mut tenant.cron().gate.lock().open, enabled);
+    match (was, enabled) {
+        (false, true) => begin(tenant).await,
+        (true, true) => Cron::nudge(tenant),
+        // Its task ends when it looks.
+        (_, false) => tenant.cron().changed.notify_one(),
+    }
+}
+
+async fn begin(tenant: &Arc<Tenant>) {
     if let Err(error) = rearm(tenant).await {
         tenant.log("ERROR", &format!("schedules not looked at: {error}"));
     }
@@ -216,7 +245,14 @@ async fn work(weak: Weak<Tenant>) {
     let mut seen: Option<(i64, u64)> = None;
     loop {
         let Some(tenant) = weak.upgrade() else { return };
-        tenant.cron().gate.lock().again = false;
+        {
+            let mut gate = tenant.cron().gate.lock();
+            gate.again = false;
+            if !gate.open {
+                gate.working = false;
+                return;
+            }
+        }
         if tenant.sessions().is_draining() {
             return;
         }
