@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use gateway_config::TlsSource;
 
 pub use live::{CertificateStatus, Certificates};
+pub(crate) use make::host_name;
 pub use make::{CertificateNames, finish_next, make_own, prepare_next};
 pub use pair::{CertificateInfo, CertificatePair};
 
