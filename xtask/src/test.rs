@@ -213,6 +213,12 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
         setting.vars.push(("GATEWAY_STRACE", found));
         Ok(note)
     });
+    steps.check("faketime", || {
+        let found = tools::ensure_faketime()?;
+        let note = found.display().to_string();
+        setting.vars.push(("GATEWAY_FAKETIME", found));
+        Ok(note)
+    });
     python.zip(node)
 }
 

@@ -7,6 +7,7 @@
 mod durable;
 mod edit;
 mod error;
+pub mod hooks;
 mod init;
 mod load;
 pub mod options;
@@ -22,6 +23,7 @@ mod validate;
 
 pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secret_set};
 pub use error::{ConfigError, Problem};
+pub use hooks::{HookMapping, HooksSettings};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
     CONFIG_FILE, ClientView, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME, client_view, load,

@@ -7,6 +7,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+use crate::hooks::HooksOptions;
 use crate::schedule::{CronOptions, HeartbeatOptions};
 
 /// The whole file. The top level describes the tenant `main`.
@@ -25,6 +26,8 @@ pub struct Options {
     pub boot: BootOptions,
     /// Schedules of the tenant `main`.
     pub cron: CronOptions,
+    /// Hooks of the tenant `main`.
+    pub hooks: HooksOptions,
     /// Where plugins are found.
     pub plugins: PluginsOptions,
     /// What is logged and how.
@@ -343,6 +346,8 @@ pub struct TenantOptions {
     pub boot: BootOptions,
     /// Its schedules.
     pub cron: CronOptions,
+    /// Its hooks.
+    pub hooks: HooksOptions,
 }
 
 /// Where a secret comes from.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::Secret;
+use crate::hooks::HooksSettings;
 use crate::schedule::{CronSettings, HeartbeatSettings};
 
 /// Slug of the tenant that the top level of the file describes.
@@ -59,6 +60,7 @@ impl Settings {
             }
             all.extend(tenant.cron.webhook.token.iter());
             all.extend(tenant.cron.webhook.secrets.values());
+            all.extend(tenant.hooks.iter().map(|hooks| &hooks.token));
         }
         all
     }
@@ -170,6 +172,8 @@ pub struct TenantSettings {
     pub boot: Vec<BootScriptSettings>,
     /// Schedules.
     pub cron: CronSettings,
+    /// Hooks; `None` where there are none.
+    pub hooks: Option<HooksSettings>,
 }
 
 /// How operators of a tenant prove themselves.

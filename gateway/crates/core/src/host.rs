@@ -634,6 +634,12 @@ fn secrets_of(settings: &gateway_config::TenantSettings) -> Vec<String> {
             .chain(hook.secrets.values())
             .map(|s| s.expose().to_owned()),
     );
+    out.extend(
+        settings
+            .hooks
+            .iter()
+            .map(|hooks| hooks.token.expose().to_owned()),
+    );
     out
 }
 

@@ -19,6 +19,7 @@ pub mod dispatch;
 pub mod faults;
 pub mod health;
 pub mod hello;
+pub mod hooks;
 pub mod host;
 pub mod hub;
 pub mod intake;

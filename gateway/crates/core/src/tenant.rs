@@ -73,6 +73,7 @@ pub struct Tenant {
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
+    hook_limiter: crate::auth::FailureLimiter,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -114,6 +115,7 @@ impl Tenant {
             control: OnceLock::new(),
             channels: OnceLock::new(),
             cron: Arc::default(),
+            hook_limiter: crate::auth::FailureLimiter::new(crate::auth::LimiterRules::default()),
             stop,
             tasks: TaskTracker::new(),
             db,
@@ -244,6 +246,11 @@ impl Tenant {
 
     pub(crate) fn delivery(&self) -> Option<&Arc<dyn Delivery>> {
         self.delivery.get()
+    }
+
+    /// Counts wrong tokens of hooks by address.
+    pub(crate) fn hook_limiter(&self) -> &crate::auth::FailureLimiter {
+        &self.hook_limiter
     }
 
     /// Its schedules.

@@ -43,6 +43,7 @@ use crate::tenant::Tenant;
 
 pub(crate) use self::finish::{Finished, end_in_tx, tell};
 pub use self::quiet::is_silent;
+pub(crate) use self::target::Announce;
 
 /// The schedules of one tenant.
 #[derive(Debug, Default)]
@@ -109,20 +110,26 @@ impl Cron {
     }
 }
 
-/// Ends what a dead process left half done, brings heartbeats in line with the settings, and begins. Called once, when the
-/// channels are there.
+/// Ends what a dead process left half done, and begins. Called once, when the channels are there.
 pub(crate) async fn start(tenant: &Arc<Tenant>) {
     if let Err(error) = recover(tenant).await {
         tenant.log("ERROR", &format!("schedules not taken up: {error}"));
     }
+    apply(tenant).await;
+}
+
+/// Brings heartbeats and the runner in line with the tenant's settings: at the start, and after they changed.
+pub(crate) async fn apply(tenant: &Arc<Tenant>) {
     if let Err(error) = heartbeat::sync(tenant).await {
         tenant.log("ERROR", &format!("heartbeats not set up: {error}"));
     }
-    if !tenant.settings().cron.enabled {
+    let open = tenant.settings().cron.enabled;
+    let was_open = std::mem::replace(&mut tenant.cron().gate.lock().open, open);
+    if !open {
+        tenant.cron().changed.notify_one();
         return;
     }
-    tenant.cron().gate.lock().open = true;
-    if let Err(error) = rearm(tenant).await {
+    if !was_open && let Err(error) = rearm(tenant).await {
         tenant.log("ERROR", &format!("schedules not looked at: {error}"));
     }
     Cron::nudge(tenant);
@@ -216,7 +223,14 @@ async fn work(weak: Weak<Tenant>) {
     let mut seen: Option<(i64, u64)> = None;
     loop {
         let Some(tenant) = weak.upgrade() else { return };
-        tenant.cron().gate.lock().again = false;
+        {
+            let mut gate = tenant.cron().gate.lock();
+            gate.again = false;
+            if !gate.open {
+                gate.working = false;
+                return;
+            }
+        }
         if tenant.sessions().is_draining() {
             return;
         }

@@ -26,6 +26,8 @@ pub enum Origin {
     Boot,
     /// A job of a schedule, a heartbeat or a wake.
     Cron,
+    /// A request of a program that holds the hooks' token.
+    Hook,
 }
 
 impl Origin {
@@ -38,6 +40,7 @@ impl Origin {
             Self::Http => "http",
             Self::Boot => "boot",
             Self::Cron => "cron",
+            Self::Hook => "hook",
         }
     }
 }
