@@ -221,6 +221,8 @@ async fn rearm(tenant: &Arc<Tenant>) -> Result<(), StoreError> {
 /// The task of a tenant: looks, sleeps, and ends when nothing will ever come due.
 async fn work(weak: Weak<Tenant>) {
     let mut seen: Option<(i64, u64)> = None;
+    let mut planned: Option<i64> = None;
+    let mut changed = true;
     loop {
         let Some(tenant) = weak.upgrade() else { return };
         {
@@ -234,61 +236,83 @@ async fn work(weak: Weak<Tenant>) {
         if tenant.sessions().is_draining() {
             return;
         }
-        let pause = match look(&tenant, &mut seen).await {
-            Ok(Some(ms)) => ms,
-            Ok(None) => {
-                let mut gate = tenant.cron().gate.lock();
-                if !gate.again {
-                    gate.working = false;
-                    return;
+        let set_back = was_set_back(&tenant, &mut seen);
+        // Nothing happened, and nothing is due: the store is left alone.
+        let quiet = !changed && !set_back && planned.is_some_and(|at| tenant.now_ms() < at);
+        let mut moved = false;
+        if !quiet {
+            match look(&tenant, set_back, &mut moved).await {
+                Ok(Some(at)) => planned = Some(at),
+                Ok(None) => {
+                    let mut gate = tenant.cron().gate.lock();
+                    if !gate.again {
+                        gate.working = false;
+                        return;
+                    }
+                    changed = true;
+                    continue;
                 }
-                0
-            }
-            Err(error) => {
-                if matches!(
-                    error,
-                    StoreError::Closed | StoreError::Corrupt { .. } | StoreError::Failed { .. }
-                ) {
+                Err(
+                    error @ (StoreError::Closed
+                    | StoreError::Corrupt { .. }
+                    | StoreError::Failed { .. }),
+                ) => {
                     tracing::error!(tenant = tenant.slug(), %error, "schedules stop: the store is out of service");
                     tenant.cron().gate.lock().working = false;
                     return;
                 }
-                tracing::warn!(tenant = tenant.slug(), %error, "schedules not looked at");
-                STORE_PAUSE_MS
+                Err(error) => {
+                    tracing::warn!(tenant = tenant.slug(), %error, "schedules not looked at");
+                    planned = Some(tenant.now_ms().saturating_add(STORE_PAUSE_MS));
+                }
             }
-        };
-        let changed = tenant.cron().clone();
-        drop(tenant);
-        tokio::select! {
-            biased;
-            () = changed.changed.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
         }
+        let wait = planned.map_or(i64::MAX, |at| at.saturating_sub(tenant.now_ms()));
+        let pause = match u64::try_from(wait) {
+            Ok(ms) if ms > 0 => ms.min(RECHECK_MAX_MS),
+            // Due, but there is no room: the end of a run tells.
+            _ if moved => 0,
+            _ => RECHECK_MAX_MS,
+        };
+        let cron = tenant.cron().clone();
+        drop(tenant);
+        changed = tokio::select! {
+            biased;
+            () = cron.changed.notified() => true,
+            () = tokio::time::sleep(Duration::from_millis(pause)) => false,
+        };
     }
 }
 
-/// Takes what is due. Gives the ms until the next look; `None`: nothing will come due.
+/// Whether the wall clock lost time against the steady one since the last call.
+fn was_set_back(tenant: &Tenant, seen: &mut Option<(i64, u64)>) -> bool {
+    let (now, steady) = (tenant.now_ms(), tenant.clock().monotonic_ms());
+    let Some((then, then_steady)) = seen.replace((now, steady)) else {
+        return false;
+    };
+    let passed = i64::try_from(steady.saturating_sub(then_steady)).unwrap_or(i64::MAX);
+    now.saturating_sub(then) < passed.saturating_sub(SET_BACK_MIN_MS)
+}
+
+/// Takes what is due; `moved` tells whether anything was. Gives when the next thing comes due; `None`: nothing will.
 async fn look(
     tenant: &Arc<Tenant>,
-    seen: &mut Option<(i64, u64)>,
-) -> Result<Option<u64>, StoreError> {
-    let (now, steady) = (tenant.now_ms(), tenant.clock().monotonic_ms());
-    if let Some((then, then_steady)) = seen.replace((now, steady)) {
-        let passed = i64::try_from(steady.saturating_sub(then_steady)).unwrap_or(i64::MAX);
-        if now.saturating_sub(then) < passed.saturating_sub(SET_BACK_MIN_MS) {
-            tenant.log(
-                "WARN",
-                "the clock was set back: schedules are looked at anew",
-            );
-            rearm(tenant).await?;
-        }
+    set_back: bool,
+    moved: &mut bool,
+) -> Result<Option<i64>, StoreError> {
+    if set_back {
+        tenant.log(
+            "WARN",
+            "the clock was set back: schedules are looked at anew",
+        );
+        rearm(tenant).await?;
     }
+    let now = tenant.now_ms();
     let (due, running) = tenant
         .db()
         .read(move |r| Ok((r.cron_due(now, DUE_JOBS_PER_LOOK)?, r.count_running_cron()?)))
         .await?;
     let mut room = (RUNNING_JOBS_MAX - running).max(0);
-    let mut moved = false;
     for job in due {
         let Some(first) = job.next_at else { continue };
         // A job that makes up for everything waits for its own run; another one skips what comes meanwhile.
@@ -304,27 +328,18 @@ async fn look(
         match take(tenant, &job, Taking::Due(first), now).await? {
             Taken::Run(_) => {
                 room -= 1;
-                moved = true;
+                *moved = true;
             }
             Taken::Gone => {
                 // Its description can't be read: it must not stay due for ever.
                 switch_off(tenant, &job.id, now).await?;
-                moved = true;
+                *moved = true;
             }
-            Taken::Skipped | Taken::Nothing | Taken::Busy => moved = true,
+            Taken::Skipped | Taken::Nothing | Taken::Busy => *moved = true,
         }
     }
     finish::deliver_due(tenant, now).await?;
-    let next = tenant.db().read(|r| r.cron_next_wake()).await?;
-    Ok(next.map(|at| {
-        let wait = at.saturating_sub(tenant.now_ms());
-        match u64::try_from(wait) {
-            Ok(ms) if ms > 0 => ms.min(RECHECK_MAX_MS),
-            // Due, but there is no room: the end of a run tells.
-            _ if moved => 0,
-            _ => RECHECK_MAX_MS,
-        }
-    }))
+    tenant.db().read(|r| r.cron_next_wake()).await
 }
 
 async fn switch_off(tenant: &Arc<Tenant>, id: &str, now: i64) -> Result<(), StoreError> {
