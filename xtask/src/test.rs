@@ -227,6 +227,12 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
             Ok("LEFT OUT: cannot be had here".to_owned())
         }
     });
+    steps.check("faketime", || {
+        let found = tools::ensure_faketime()?;
+        let note = found.display().to_string();
+        setting.vars.push(("GATEWAY_FAKETIME", found));
+        Ok(note)
+    });
     python.zip(node)
 }
 
