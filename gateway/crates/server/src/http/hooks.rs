@@ -28,11 +28,14 @@ async fn hook(
     let nothing = || reply::error(StatusCode::NOT_FOUND, "nothing is here");
     let (root, name) = at;
     let tenant = match &ask.hint {
-        TenantHint::Named(tenant) => Some(tenant),
+        TenantHint::Named(tenant) => Some(tenant.clone()),
         TenantHint::Unnamed => ask.app.host.main_tenant(),
         TenantHint::Nobody => None,
     };
-    let Some((tenant, limit)) = tenant.and_then(|t| Some((t, body_limit(t, &root)?))) else {
+    let Some((tenant, limit)) = tenant.and_then(|t| {
+        let limit = body_limit(&t, &root)?;
+        Some((t, limit))
+    }) else {
         return nothing();
     };
     if request.method() != Method::POST {
@@ -71,7 +74,7 @@ async fn hook(
         peer: ask.wire.socket.peer.ip(),
         body: content.into(),
     };
-    answer(serve(tenant, request).await)
+    answer(serve(&tenant, request).await)
 }
 
 fn answer(from: HookAnswer) -> Response<Body> {

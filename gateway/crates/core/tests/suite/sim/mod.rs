@@ -124,9 +124,9 @@ async fn come_to_rest(host: &Arc<Host>) -> Result<(), String> {
         for tenant in host.tenants() {
             for s in 0..SESSIONS {
                 let p = json!({"sessionKey": format!("agent:main:s{s}")});
-                let _ = call(host, tenant, &admin(), "chat.abort", p).await;
+                let _ = call(host, &tenant, &admin(), "chat.abort", p).await;
             }
-            rest &= at_rest(tenant).await;
+            rest &= at_rest(&tenant).await;
         }
         if rest {
             return Ok(());
