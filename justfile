@@ -16,6 +16,10 @@ test:
 test-long:
     cargo xtask test --long
 
+# the fuzz targets: just fuzz, just fuzz url head
+fuzz *names:
+    cargo xtask fuzz {{names}}
+
 # build the guests to target/guests/
 guests:
     cargo xtask guests

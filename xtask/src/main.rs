@@ -2,6 +2,7 @@
 
 mod clients;
 mod coverage;
+mod fuzz;
 mod guests;
 mod scan;
 mod schema;
@@ -20,14 +21,18 @@ cargo xtask COMMAND
   test [--long]       format, clippy, all tests and the clients of others; installs what they need
   guests              build the guests to target/guests/<id>/
   clients             only the clients of others, against the dev build
+  fuzz [NAME …]       the fuzz targets (all, or these), each for GATEWAY_FUZZ_SECONDS (60)
   tools               only install what the tests need
   schema [--check]    write the generated pages of docs/, or say which are out of date
   bench [args]        the bench program, as release build
 
-Environment: GATEWAY_PROFILE (serve: release or dev), GATEWAY_WASM_TOOLCHAIN (rustup, debian or unpack), CARGO_TARGET_DIR.
+Environment: GATEWAY_PROFILE (serve: release or dev), GATEWAY_WASM_TOOLCHAIN (rustup, debian or unpack), GATEWAY_FUZZ_SECONDS, CARGO_TARGET_DIR.
 ";
 
 fn main() -> ExitCode {
+    if let Some(code) = fuzz::as_rustc() {
+        return code;
+    }
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--").collect();
     let (command, rest) = match args.split_first() {
         Some((command, rest)) => (command.as_str(), rest),
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
     let result = match command {
         "serve" => serve::main(rest),
         "test" => test::main(rest),
+        "fuzz" => fuzz::main(rest),
         "tools" => test::tools_only(),
         "clients" => test::clients_only(),
         "guests" => guests::main(),

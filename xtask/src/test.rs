@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ui::{Count, Result, Steps};
-use crate::{clients, guests, schema, serve, sh, tools};
+use crate::{clients, fuzz, guests, schema, serve, sh, tools};
 
 /// What the tests are told by environment variables (absolute paths).
 struct Setting {
@@ -107,6 +107,9 @@ pub fn main(args: &[String]) -> Result<()> {
             Some((python, node)) => clients::run(&mut steps, python, node, long),
             None => println!("[xtask test] clients of others: left out, their tools are missing"),
         }
+    }
+    if long {
+        fuzz::all(&mut steps);
     }
     let mut coverage = None;
     steps.check("security coverage", || {
@@ -223,6 +226,12 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
             println!("!!! the tests of discovery will be LEFT OUT: {why}");
             Ok("LEFT OUT: cannot be had here".to_owned())
         }
+    });
+    steps.check("faketime", || {
+        let found = tools::ensure_faketime()?;
+        let note = found.display().to_string();
+        setting.vars.push(("GATEWAY_FAKETIME", found));
+        Ok(note)
     });
     python.zip(node)
 }

@@ -425,6 +425,25 @@ pub fn ensure_strace() -> Result<PathBuf> {
     apt_program("strace", &["strace"], "usr/bin/strace")
 }
 
+/// The library of faketime, for tests that set the clock of a process.
+pub fn ensure_faketime() -> Result<PathBuf> {
+    let library = || {
+        [PathBuf::from("/"), deb_root()]
+            .into_iter()
+            .flat_map(|root| {
+                ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+                    .map(|machine| root.join("usr/lib").join(machine))
+            })
+            .map(|dir| dir.join("faketime/libfaketime.so.1"))
+            .find(|path| path.exists())
+    };
+    if let Some(found) = library() {
+        return Ok(found);
+    }
+    apt_program("faketime", &["faketime"], "usr/bin/faketime")?;
+    library().ok_or_else(|| "faketime is there, but libfaketime.so.1 is not".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

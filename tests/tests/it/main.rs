@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod discovery;
+mod fuzz;
 mod page;
 mod reload;
 mod schedule;

@@ -666,6 +666,33 @@ async fn flow(side: &Side, double: &Double, round: usize) -> Ids {
         .unwrap();
     assert_eq!(waited["status"], "ok", "{waited}");
 
+    // A job, run once by hand.
+    let job = ws
+        .call(
+            "cron.add",
+            json!({
+                "name": format!("{canary} job {round}"), "schedule": {"kind": "every", "everyMs": 86_400_000}, "sessionTarget": "isolated",
+                "wakeMode": "now", "payload": {"kind": "agentTurn", "message": format!("daily work of {canary}")},
+            }),
+        )
+        .await
+        .unwrap();
+    let job = job["id"].as_str().unwrap().to_owned();
+    let begun = ws.call("cron.run", json!({"id": job})).await.unwrap();
+    assert_eq!(begun["enqueued"], true, "{begun}");
+    let patience = std::time::Instant::now();
+    loop {
+        let log = ws.call("cron.runs", json!({"id": job})).await.unwrap();
+        if log["total"] == 1 {
+            assert!(log.to_string().contains(canary), "{log}");
+            break;
+        }
+        assert!(patience.elapsed().as_secs() < 30, "{log}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    ids.0.insert("id", job.clone());
+    ids.0.insert("jobId", job);
+
     // Sessions.
     let made = ws
         .call(
@@ -1297,6 +1324,8 @@ async fn inventory(side: &Side) -> String {
             json!({"sessionKey": format!("agent:main:{}-0", side.canary)}),
         ),
         ("agents.list", json!({})),
+        ("cron.list", json!({"includeDisabled": true})),
+        ("cron.runs", json!({})),
     ] {
         let answer = side.post(door, method, &params).await;
         assert!(answer["error"].is_null(), "{method}: {answer}");

@@ -418,7 +418,9 @@ impl Resolver<'_> {
             channels: Vec::new(),
             boot: boot(&o.boot),
             cron: self.cron("", MAIN_TENANT, &o.cron),
+            hooks: None,
         };
+        let main = self.with_hooks(main, "", &o.hooks);
         let main = self.with_channels(main, "", &o.channels);
         tenants.insert(MAIN_TENANT.to_owned(), main);
         for (slug, t) in &o.tenants {
@@ -448,7 +450,9 @@ impl Resolver<'_> {
                 channels: Vec::new(),
                 boot: boot(&t.boot),
                 cron: self.cron(&path, slug, &t.cron),
+                hooks: None,
             };
+            let tenant = self.with_hooks(tenant, &path, &t.hooks);
             let tenant = self.with_channels(tenant, &path, &t.channels);
             tenants.insert(slug.clone(), tenant);
         }

@@ -10,6 +10,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
+use crate::hooks::HooksOptions;
 use crate::schedule::{CronOptions, HeartbeatOptions};
 
 /// The whole file. The top level describes the tenant `main`.
@@ -41,6 +42,8 @@ pub struct Options {
     /// Schedules of the tenant `main`.
     #[schemars(extend("x-reload" = "live"))]
     pub cron: CronOptions,
+    /// Hooks of the tenant `main`.
+    pub hooks: HooksOptions,
     /// Where plugins are found.
     #[schemars(extend("x-reload" = "restart-process"))]
     pub plugins: PluginsOptions,
@@ -457,6 +460,8 @@ pub struct TenantOptions {
     pub boot: BootOptions,
     /// Its schedules.
     pub cron: CronOptions,
+    /// Its hooks.
+    pub hooks: HooksOptions,
 }
 
 /// Where a secret comes from.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use gateway_protocol::CertPin;
 
 use crate::Secret;
+use crate::hooks::HooksSettings;
 use crate::schedule::{CronSettings, HeartbeatSettings};
 use crate::written::Written;
 
@@ -66,6 +67,7 @@ impl Settings {
             }
             all.extend(tenant.cron.webhook.token.iter());
             all.extend(tenant.cron.webhook.secrets.values());
+            all.extend(tenant.hooks.iter().map(|hooks| &hooks.token));
         }
         all
     }
@@ -251,6 +253,8 @@ pub struct TenantSettings {
     pub boot: Vec<BootScriptSettings>,
     /// Schedules.
     pub cron: CronSettings,
+    /// Hooks; `None` where there are none.
+    pub hooks: Option<HooksSettings>,
 }
 
 /// How operators of a tenant prove themselves.

@@ -33,7 +33,7 @@ pub enum Surface {
     JsonRpcHttp,
     /// The OpenAI-compatible API.
     OpenAi,
-    /// Inside the process (boot scripts, guests, later cron).
+    /// Inside the process (boot scripts, guests).
     Internal,
 }
 

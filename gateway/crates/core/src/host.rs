@@ -892,6 +892,12 @@ pub(crate) fn secrets_of(settings: &TenantSettings) -> Vec<String> {
             .chain(hook.secrets.values())
             .map(|s| s.expose().to_owned()),
     );
+    out.extend(
+        settings
+            .hooks
+            .iter()
+            .map(|hooks| hooks.token.expose().to_owned()),
+    );
     out
 }
 

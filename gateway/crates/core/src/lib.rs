@@ -21,6 +21,7 @@ pub mod faults;
 mod guest_io;
 pub mod health;
 pub mod hello;
+pub mod hooks;
 pub mod host;
 pub mod hub;
 pub mod intake;

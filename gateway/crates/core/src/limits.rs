@@ -61,6 +61,13 @@ pub const HEARTBEAT_WINDOW_MS: i64 = 60_000;
 /// Shortest time between a heartbeat and the next planned one, in ms.
 pub const HEARTBEAT_GAP_MIN_MS: i64 = 30_000;
 
+/// Longest text of a hook, in bytes.
+pub const HOOK_TEXT_MAX_BYTES: usize = 64 * 1024;
+/// Longest `Idempotency-Key` of a hook, in bytes.
+pub const HOOK_KEY_MAX_BYTES: usize = 256;
+/// Longest wait of a hook for the end of its run, in ms.
+pub const HOOK_WAIT_MAX_MS: u64 = 120_000;
+
 /// Page of `sessions.list` without a limit.
 pub const SESSIONS_LIST_DEFAULT: usize = 100;
 /// Longest page of `sessions.list`.

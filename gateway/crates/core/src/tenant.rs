@@ -77,6 +77,7 @@ pub struct Tenant {
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
     http_permits: Arc<Semaphore>,
+    hook_limiter: crate::auth::FailureLimiter,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -119,6 +120,7 @@ impl Tenant {
             channels: OnceLock::new(),
             cron: Arc::default(),
             http_permits: crate::channel::http::tenant_permits(),
+            hook_limiter: crate::auth::FailureLimiter::new(crate::auth::LimiterRules::default()),
             stop,
             tasks: TaskTracker::new(),
             db,
@@ -264,6 +266,11 @@ impl Tenant {
 
     pub(crate) fn delivery(&self) -> Option<&Arc<dyn Delivery>> {
         self.delivery.get()
+    }
+
+    /// Counts wrong tokens of hooks by address.
+    pub(crate) fn hook_limiter(&self) -> &crate::auth::FailureLimiter {
+        &self.hook_limiter
     }
 
     /// Its schedules.

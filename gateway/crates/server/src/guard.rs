@@ -11,33 +11,37 @@ use std::{
 
 /// What the configuration says about names. All lower case; hosts without port.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Names {
+pub struct Names {
     /// Host names that no tenant owns.
-    pub(crate) hosts: BTreeSet<String>,
+    pub hosts: BTreeSet<String>,
     /// Host name → slug of the tenant that owns it.
-    pub(crate) tenants: BTreeMap<String, String>,
+    pub tenants: BTreeMap<String, String>,
     /// Allowed browser origins.
-    pub(crate) origins: BTreeSet<String>,
+    pub origins: BTreeSet<String>,
 }
 
 /// The socket that a request came in on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Socket {
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
-    pub(crate) tls: bool,
+pub struct Socket {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub peer: SocketAddr,
+    /// TLS is spoken on it.
+    pub tls: bool,
 }
 
 impl Socket {
     /// Both ends are on this machine.
-    pub(crate) fn loopback(&self) -> bool {
+    #[must_use]
+    pub fn loopback(&self) -> bool {
         self.local.ip().to_canonical().is_loopback() && self.peer.ip().to_canonical().is_loopback()
     }
 }
 
 /// Why a request is refused before routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// 400: the Host value is malformed.
     BadHost,
     /// 421: not a name of this gateway.
@@ -50,17 +54,17 @@ pub(crate) enum Refused {
 
 /// An accepted Host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HostName<'a> {
+pub struct HostName<'a> {
     /// The name, lower case, without port and brackets.
-    pub(crate) name: String,
+    pub name: String,
     /// It names the socket itself: a loopback name or the socket's own address.
-    pub(crate) own: bool,
+    pub own: bool,
     /// The tenant that owns the name.
-    pub(crate) tenant: Option<&'a str>,
+    pub tenant: Option<&'a str>,
 }
 
 /// Headers by which proxies tell whom they forward for. Without a configured proxy nobody may claim that.
-pub(crate) const FORWARDING: [&str; 12] = [
+pub const FORWARDING: [&str; 12] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -94,7 +98,10 @@ impl Names {
     }
 
     /// Judges the value of the Host line.
-    pub(crate) fn host(&self, raw: &str, socket: &Socket) -> Result<HostName<'_>, Refused> {
+    ///
+    /// # Errors
+    /// [`Refused::BadHost`] or [`Refused::UnknownHost`].
+    pub fn host(&self, raw: &str, socket: &Socket) -> Result<HostName<'_>, Refused> {
         let (name, port) = split(raw).ok_or(Refused::BadHost)?;
         let name = name.to_ascii_lowercase();
         let literal = name.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
@@ -141,7 +148,10 @@ impl Names {
     }
 
     /// Judges the value of an Origin header of a request for `host` (whose raw value was `raw_host`).
-    pub(crate) fn origin(
+    ///
+    /// # Errors
+    /// [`Refused::Origin`].
+    pub fn origin(
         &self,
         origin: &str,
         host: &HostName<'_>,

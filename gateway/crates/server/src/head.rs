@@ -7,7 +7,7 @@ use crate::limits::{MAX_HEAD_BYTES, MAX_HEADER_LINES, MAX_TARGET_BYTES};
 
 /// How the body of a request is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BodyKind {
+pub enum BodyKind {
     /// No body.
     None,
     /// Exactly this many bytes.
@@ -18,17 +18,20 @@ pub(crate) enum BodyKind {
 
 /// What the guard needs to know about an accepted head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) body: BodyKind,
+pub struct Head {
+    /// What follows the head.
+    pub body: BodyKind,
     /// The request asks for another protocol: nothing after it is HTTP until we have answered.
-    pub(crate) upgrade: bool,
+    pub upgrade: bool,
 }
 
 /// Why a head is refused. `status` is the HTTP status of the answer, after which the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HeadFault {
-    pub(crate) status: u16,
-    pub(crate) why: &'static str,
+pub struct HeadFault {
+    /// HTTP status of the answer.
+    pub status: u16,
+    /// What is wrong, for the log and the answer.
+    pub why: &'static str,
 }
 
 const fn bad(why: &'static str) -> HeadFault {
@@ -37,7 +40,7 @@ const fn bad(why: &'static str) -> HeadFault {
 
 /// Where a head ends, looked for as bytes arrive.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum HeadEnd {
+pub enum HeadEnd {
     /// More bytes are needed.
     More,
     /// The head is the first `n` bytes (with its empty line).
@@ -47,7 +50,7 @@ pub(crate) enum HeadEnd {
 }
 
 /// Looks for the end of the head in `bytes`, having already looked at the first `*seen` of them.
-pub(crate) fn find_end(bytes: &[u8], seen: &mut usize) -> HeadEnd {
+pub fn find_end(bytes: &[u8], seen: &mut usize) -> HeadEnd {
     // A method starts with a capital letter; anything else (TLS on a plain port, blank lines, garbage) is told so at once.
     if bytes.first().is_some_and(|b| !b.is_ascii_uppercase()) {
         return HeadEnd::Fault(bad("not an HTTP request"));
@@ -91,7 +94,10 @@ const TOO_LARGE: HeadFault = HeadFault {
 };
 
 /// Judges a whole head, `CRLF CRLF` included.
-pub(crate) fn inspect(head: &[u8]) -> Result<Head, HeadFault> {
+///
+/// # Errors
+/// The status to answer with before the connection is closed.
+pub fn inspect(head: &[u8]) -> Result<Head, HeadFault> {
     let text = head
         .strip_suffix(b"\r\n\r\n")
         .ok_or(bad("head without end"))?;

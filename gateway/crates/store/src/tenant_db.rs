@@ -320,11 +320,9 @@ impl TenantDb {
             q.closers.push(answer);
             !std::mem::replace(&mut q.scheduled, true)
         };
-        if schedule {
-            if !self.0.schedule() {
-                // Inline, or the pool is gone: nobody else will do it.
-                while self.0.run_waiting() {}
-            }
+        if schedule && !self.0.schedule() {
+            // Inline, or the pool is gone: nobody else will do it.
+            while self.0.run_waiting() {}
         }
         pending
     }

@@ -450,8 +450,8 @@ async fn send(
     })
 }
 
-fn target<'a>(
-    channels: &'a Channels,
+fn target(
+    channels: &Channels,
     channel: Option<&str>,
     account: Option<&str>,
 ) -> Result<Arc<Account>, RpcError> {

@@ -231,11 +231,8 @@ impl Host {
         let mut accounts = Vec::new();
         for account in &new.channels {
             let key = (account.kind.clone(), account.account.clone());
-            match plan.accounts.get(&key) {
-                Some(AccountChange::Added | AccountChange::Changed) => {
-                    accounts.push(self.build_account(settings, tenant, account)?);
-                }
-                _ => {}
+            if let Some(AccountChange::Added | AccountChange::Changed) = plan.accounts.get(&key) {
+                accounts.push(self.build_account(settings, tenant, account)?);
             }
         }
         Ok(Next {

@@ -249,6 +249,11 @@ fn take_in_tx(
         }
         Work::Skip(_) => None,
     };
+    if accepted.as_ref().is_some_and(|accepted| !accepted.is_new()) {
+        // The agent's run is there without this row: the log of that time is gone, and the work is done.
+        w.update_cron_job(job)?;
+        return Ok(left);
+    }
     if let Some(accepted) = &accepted
         && let crate::session::AcceptOutcome::New(new) = accepted.outcome()
     {

@@ -374,7 +374,7 @@ fn wanted(tenant: &Tenant, agent: &str, every_ms: u64, on: bool, now: i64) -> Cr
 ///
 /// # Errors
 /// Those of the store.
-pub(super) async fn wake(
+pub(crate) async fn wake(
     tenant: &Arc<Tenant>,
     agent: &AgentId,
     key: &SessionKey,
@@ -387,8 +387,20 @@ pub(super) async fn wake(
         .db()
         .write(move |w| w.push_system_event(&to, &text, now))
         .await?;
-    // Too many in a minute: the text waits for the next heartbeat or message.
-    if !run || !admits_wake(tenant, agent, now) {
+    if run {
+        look(tenant, agent).await
+    } else {
+        Ok(())
+    }
+}
+
+/// Has the agent look now at what waits in its main session. After too many looks in a minute it waits for the next
+/// heartbeat or message.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn look(tenant: &Arc<Tenant>, agent: &AgentId) -> Result<(), StoreError> {
+    if !admits_wake(tenant, agent, tenant.now_ms()) {
         return Ok(());
     }
     let job = own_job(tenant, agent).await?;

@@ -250,6 +250,17 @@ fn named(tenant: &Tenant, method: &str, key: &str, agent: &str) -> Result<String
 }
 
 fn check_delivery(tenant: &Tenant, method: &str, delivery: &CronDelivery) -> Result<(), RpcError> {
+    for (name, asked) in [
+        ("delivery.failureDestination", &delivery.failure_destination),
+        (
+            "delivery.completionDestination",
+            &delivery.completion_destination,
+        ),
+    ] {
+        if asked.as_ref().is_some_and(|value| !value.is_null()) {
+            return Err(RpcError::unsupported(name));
+        }
+    }
     match delivery.mode {
         CronDeliveryMode::None => Ok(()),
         CronDeliveryMode::Webhook => match &delivery.to {

@@ -16,7 +16,7 @@ pub const RECHECK_MAX_MS: u64 = 30_000;
 /// Difference between wall clock and monotonic clock that counts as a clock that was set back, in ms.
 pub const SET_BACK_MIN_MS: i64 = 2_000;
 /// Pause of the runner after the store failed, in ms.
-pub const STORE_PAUSE_MS: u64 = 5_000;
+pub const STORE_PAUSE_MS: i64 = 5_000;
 /// Jobs that one look of the runner takes up.
 pub const DUE_JOBS_PER_LOOK: i64 = 64;
 /// Runs of jobs that go on at the same time, per tenant; further ones wait.

@@ -43,6 +43,7 @@ use crate::tenant::Tenant;
 
 pub(crate) use self::finish::{Finished, end_in_tx, tell};
 pub use self::quiet::is_silent;
+pub(crate) use self::target::Announce;
 
 /// The schedules of one tenant.
 #[derive(Debug, Default)]
@@ -111,27 +112,16 @@ impl Cron {
     }
 }
 
-/// Ends what a dead process left half done, brings heartbeats in line with the settings, and begins. Called once, when the
-/// channels are there.
+/// Ends what a dead process left half done, and begins. Called once, when the channels are there.
 pub(crate) async fn start(tenant: &Arc<Tenant>) {
     if let Err(error) = recover(tenant).await {
         tenant.log("ERROR", &format!("schedules not taken up: {error}"));
     }
-    if let Err(error) = heartbeat::sync(tenant).await {
-        tenant.log("ERROR", &format!("heartbeats not set up: {error}"));
-    }
-    let enabled = tenant.settings().cron.enabled;
-    {
-        let mut gate = tenant.cron().gate.lock();
-        gate.begun = true;
-        gate.open = enabled;
-    }
-    if enabled {
-        begin(tenant).await;
-    }
+    tenant.cron().gate.lock().begun = true;
+    follow(tenant).await;
 }
 
-/// Other settings count: heartbeats are brought in line with them, and jobs come due or no longer do.
+/// Brings heartbeats and the runner in line with the tenant's settings: at the start, and after they changed.
 pub(crate) async fn follow(tenant: &Arc<Tenant>) {
     if !tenant.cron().gate.lock().begun {
         // The start reads them.
@@ -140,18 +130,13 @@ pub(crate) async fn follow(tenant: &Arc<Tenant>) {
     if let Err(error) = heartbeat::sync(tenant).await {
         tenant.log("ERROR", &format!("heartbeats not set up: {error}"));
     }
-    let enabled = tenant.settings().cron.enabled;
-    let was = std::mem::replace(&mut tenant.cron().gate.lock().open, enabled);
-    match (was, enabled) {
-        (false, true) => begin(tenant).await,
-        (true, true) => Cron::nudge(tenant),
-        // Its task ends when it looks.
-        (_, false) => tenant.cron().changed.notify_one(),
+    let open = tenant.settings().cron.enabled;
+    let was_open = std::mem::replace(&mut tenant.cron().gate.lock().open, open);
+    if !open {
+        tenant.cron().changed.notify_one();
+        return;
     }
-}
-
-async fn begin(tenant: &Arc<Tenant>) {
-    if let Err(error) = rearm(tenant).await {
+    if !was_open && let Err(error) = rearm(tenant).await {
         tenant.log("ERROR", &format!("schedules not looked at: {error}"));
     }
     Cron::nudge(tenant);
@@ -243,6 +228,8 @@ async fn rearm(tenant: &Arc<Tenant>) -> Result<(), StoreError> {
 /// The task of a tenant: looks, sleeps, and ends when nothing will ever come due.
 async fn work(weak: Weak<Tenant>) {
     let mut seen: Option<(i64, u64)> = None;
+    let mut planned: Option<i64> = None;
+    let mut changed = true;
     loop {
         let Some(tenant) = weak.upgrade() else { return };
         {
@@ -256,61 +243,83 @@ async fn work(weak: Weak<Tenant>) {
         if tenant.sessions().is_draining() {
             return;
         }
-        let pause = match look(&tenant, &mut seen).await {
-            Ok(Some(ms)) => ms,
-            Ok(None) => {
-                let mut gate = tenant.cron().gate.lock();
-                if !gate.again {
-                    gate.working = false;
-                    return;
+        let set_back = was_set_back(&tenant, &mut seen);
+        // Nothing happened, and nothing is due: the store is left alone.
+        let quiet = !changed && !set_back && planned.is_some_and(|at| tenant.now_ms() < at);
+        let mut moved = false;
+        if !quiet {
+            match look(&tenant, set_back, &mut moved).await {
+                Ok(Some(at)) => planned = Some(at),
+                Ok(None) => {
+                    let mut gate = tenant.cron().gate.lock();
+                    if !gate.again {
+                        gate.working = false;
+                        return;
+                    }
+                    changed = true;
+                    continue;
                 }
-                0
-            }
-            Err(error) => {
-                if matches!(
-                    error,
-                    StoreError::Closed | StoreError::Corrupt { .. } | StoreError::Failed { .. }
-                ) {
+                Err(
+                    error @ (StoreError::Closed
+                    | StoreError::Corrupt { .. }
+                    | StoreError::Failed { .. }),
+                ) => {
                     tracing::error!(tenant = tenant.slug(), %error, "schedules stop: the store is out of service");
                     tenant.cron().gate.lock().working = false;
                     return;
                 }
-                tracing::warn!(tenant = tenant.slug(), %error, "schedules not looked at");
-                STORE_PAUSE_MS
+                Err(error) => {
+                    tracing::warn!(tenant = tenant.slug(), %error, "schedules not looked at");
+                    planned = Some(tenant.now_ms().saturating_add(STORE_PAUSE_MS));
+                }
             }
-        };
-        let changed = tenant.cron().clone();
-        drop(tenant);
-        tokio::select! {
-            biased;
-            () = changed.changed.notified() => {}
-            () = tokio::time::sleep(Duration::from_millis(pause)) => {}
         }
+        let wait = planned.map_or(i64::MAX, |at| at.saturating_sub(tenant.now_ms()));
+        let pause = match u64::try_from(wait) {
+            Ok(ms) if ms > 0 => ms.min(RECHECK_MAX_MS),
+            // Due, but there is no room: the end of a run tells.
+            _ if moved => 0,
+            _ => RECHECK_MAX_MS,
+        };
+        let cron = tenant.cron().clone();
+        drop(tenant);
+        changed = tokio::select! {
+            biased;
+            () = cron.changed.notified() => true,
+            () = tokio::time::sleep(Duration::from_millis(pause)) => false,
+        };
     }
 }
 
-/// Takes what is due. Gives the ms until the next look; `None`: nothing will come due.
+/// Whether the wall clock lost time against the steady one since the last call.
+fn was_set_back(tenant: &Tenant, seen: &mut Option<(i64, u64)>) -> bool {
+    let (now, steady) = (tenant.now_ms(), tenant.clock().monotonic_ms());
+    let Some((then, then_steady)) = seen.replace((now, steady)) else {
+        return false;
+    };
+    let passed = i64::try_from(steady.saturating_sub(then_steady)).unwrap_or(i64::MAX);
+    now.saturating_sub(then) < passed.saturating_sub(SET_BACK_MIN_MS)
+}
+
+/// Takes what is due; `moved` tells whether anything was. Gives when the next thing comes due; `None`: nothing will.
 async fn look(
     tenant: &Arc<Tenant>,
-    seen: &mut Option<(i64, u64)>,
-) -> Result<Option<u64>, StoreError> {
-    let (now, steady) = (tenant.now_ms(), tenant.clock().monotonic_ms());
-    if let Some((then, then_steady)) = seen.replace((now, steady)) {
-        let passed = i64::try_from(steady.saturating_sub(then_steady)).unwrap_or(i64::MAX);
-        if now.saturating_sub(then) < passed.saturating_sub(SET_BACK_MIN_MS) {
-            tenant.log(
-                "WARN",
-                "the clock was set back: schedules are looked at anew",
-            );
-            rearm(tenant).await?;
-        }
+    set_back: bool,
+    moved: &mut bool,
+) -> Result<Option<i64>, StoreError> {
+    if set_back {
+        tenant.log(
+            "WARN",
+            "the clock was set back: schedules are looked at anew",
+        );
+        rearm(tenant).await?;
     }
+    let now = tenant.now_ms();
     let (due, running) = tenant
         .db()
         .read(move |r| Ok((r.cron_due(now, DUE_JOBS_PER_LOOK)?, r.count_running_cron()?)))
         .await?;
     let mut room = (RUNNING_JOBS_MAX - running).max(0);
-    let mut moved = false;
     for job in due {
         let Some(first) = job.next_at else { continue };
         // A job that makes up for everything waits for its own run; another one skips what comes meanwhile.
@@ -326,27 +335,18 @@ async fn look(
         match take(tenant, &job, Taking::Due(first), now).await? {
             Taken::Run(_) => {
                 room -= 1;
-                moved = true;
+                *moved = true;
             }
             Taken::Gone => {
                 // Its description can't be read: it must not stay due for ever.
                 switch_off(tenant, &job.id, now).await?;
-                moved = true;
+                *moved = true;
             }
-            Taken::Skipped | Taken::Nothing | Taken::Busy => moved = true,
+            Taken::Skipped | Taken::Nothing | Taken::Busy => *moved = true,
         }
     }
     finish::deliver_due(tenant, now).await?;
-    let next = tenant.db().read(|r| r.cron_next_wake()).await?;
-    Ok(next.map(|at| {
-        let wait = at.saturating_sub(tenant.now_ms());
-        match u64::try_from(wait) {
-            Ok(ms) if ms > 0 => ms.min(RECHECK_MAX_MS),
-            // Due, but there is no room: the end of a run tells.
-            _ if moved => 0,
-            _ => RECHECK_MAX_MS,
-        }
-    }))
+    tenant.db().read(|r| r.cron_next_wake()).await
 }
 
 async fn switch_off(tenant: &Arc<Tenant>, id: &str, now: i64) -> Result<(), StoreError> {

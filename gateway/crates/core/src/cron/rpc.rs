@@ -1,34 +1,31 @@
-//! The methods `cron.*`, and those about heartbeats and system events.
+//! The methods `cron.*`, and (below) those about heartbeats and system events.
+
+mod beats;
+mod runs;
 
 use std::sync::Arc;
 
 use gateway_protocol::error::{DetailCode, RpcError, echo};
-use gateway_protocol::ids::AgentId;
-use gateway_protocol::limits::MAX_TEXT_BYTES;
+use gateway_protocol::methods::NoParams;
 use gateway_protocol::methods::cron::{
-    CronAction, CronAddParams, CronAddResult, CronCompletion, CronDeliveryMode,
-    CronDeliveryPreview, CronDeliveryStatus, CronDeliveryTarget, CronDeliveryTrace,
+    CronAction, CronAddParams, CronAddResult, CronDeliveryMode, CronDeliveryPreview,
     CronEnabledFilter, CronGetParams, CronJob, CronLastStatusFilter, CronListParams,
-    CronListResult, CronListRow, CronRemoveParams, CronRemoveResult, CronRunLogEntry, CronRunMode,
-    CronRunParams, CronRunResult, CronRunStatus, CronRunsParams, CronRunsResult, CronRunsScope,
-    CronSort, CronSpec, CronStatusFilter, CronStatusResult, CronUpdateParams, CronUsage, SortDir,
-    WakeMode,
+    CronListResult, CronListRow, CronRemoveParams, CronRemoveResult, CronRunMode, CronRunParams,
+    CronRunResult, CronSort, CronSpec, CronStatusResult, CronUpdateParams, SortDir,
 };
-use gateway_protocol::methods::heartbeat::{
-    LastHeartbeatResult, SetHeartbeatsParams, SetHeartbeatsResult, SystemEventParams, WakeParams,
-};
-use gateway_protocol::methods::{NoParams, OkResult};
-use gateway_protocol::session_key::SessionKey;
 use gateway_protocol::value::NonEmpty;
-use gateway_store::{CronJobRow, CronRunQuery, CronRunRow, StoreError};
+use gateway_store::{CronJobRow, StoreError};
 
-use super::claim::{RunDelivery, Taken, Taking, take};
-use super::job::{check, patched, shown, spec_of, status_of};
+use super::claim::{Taken, Taking, take};
+use super::job::{check, patched, shown, spec_of};
 use super::schedule::Schedule;
-use super::{Cron, finish, heartbeat};
+use super::{Cron, finish};
 use crate::cx::Cx;
-use crate::rpc::error::{self, store};
+use crate::rpc::error::store;
 use crate::tenant::Tenant;
+
+pub(crate) use self::beats::{last_heartbeat, set_heartbeats, system_event, wake};
+pub(crate) use self::runs::runs;
 
 /// Rows of a page without a limit.
 const PAGE_DEFAULT: u64 = 50;
@@ -446,226 +443,4 @@ pub(crate) async fn run(cx: Cx, p: CronRunParams) -> Result<CronRunResult, RpcEr
         "too many requests to run this job; try again",
     )
     .retry_after_ms(10))
-}
-
-pub(crate) async fn runs(cx: Cx, p: CronRunsParams) -> Result<CronRunsResult, RpcError> {
-    let tenant = cx.tenant;
-    let wanted = match (p.id.as_ref(), p.job_id.as_ref()) {
-        (None, None) => None,
-        (id, older) => Some(job_id("cron.runs", id, older)?),
-    };
-    if wanted.is_none() && p.scope == Some(CronRunsScope::Job) {
-        return Err(RpcError::invalid_params(
-            "cron.runs",
-            "must have required property 'id' with scope job",
-        ));
-    }
-    let mut statuses: Vec<String> = p
-        .statuses
-        .iter()
-        .flatten()
-        .map(|s| s.as_str().to_owned())
-        .collect();
-    match p.status.unwrap_or_default() {
-        CronStatusFilter::All => {}
-        CronStatusFilter::Ok => statuses.push("ok".to_owned()),
-        CronStatusFilter::Error => statuses.push("error".to_owned()),
-        CronStatusFilter::Skipped => statuses.push("skipped".to_owned()),
-    }
-    let delivery_statuses = p
-        .delivery_statuses
-        .iter()
-        .flatten()
-        .chain(p.delivery_status.iter())
-        .map(|s| delivery_word(*s).to_owned())
-        .collect();
-    let offset = p.offset.unwrap_or(0);
-    let limit = p.limit.map_or(PAGE_DEFAULT, |n| n.get());
-    let query = CronRunQuery {
-        job_id: wanted.filter(|_| p.scope != Some(CronRunsScope::All)),
-        agent_id: p.agent_id.map(String::from),
-        run_id: p.run_id.map(String::from),
-        statuses,
-        delivery_statuses,
-        search: p.query.filter(|q| !q.is_empty()),
-        ascending: p.sort_dir == Some(SortDir::Asc),
-        limit: i64::try_from(limit).unwrap_or(200),
-        offset: i64::try_from(offset).unwrap_or(i64::MAX),
-    };
-    let page = tenant
-        .db()
-        .read(move |r| r.cron_runs(&query))
-        .await
-        .map_err(|e| store(&tenant, &e))?;
-    let total = page.total.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    let entries: Vec<CronRunLogEntry> = page.items.iter().map(entry).collect();
-    let (has_more, next_offset) = rest(offset, entries.len(), total);
-    Ok(CronRunsResult {
-        entries,
-        total,
-        offset,
-        limit,
-        has_more,
-        next_offset,
-    })
-}
-
-fn delivery_word(status: CronDeliveryStatus) -> &'static str {
-    match status {
-        CronDeliveryStatus::Delivered => "delivered",
-        CronDeliveryStatus::NotDelivered => "not-delivered",
-        CronDeliveryStatus::Unknown => "unknown",
-        CronDeliveryStatus::NotRequested => "not-requested",
-    }
-}
-
-fn entry(row: &CronRunRow) -> CronRunLogEntry {
-    let status = status_of(row.status.as_deref()).unwrap_or(CronRunStatus::Error);
-    let delivery_status = match row.delivery_status.as_str() {
-        "delivered" => CronDeliveryStatus::Delivered,
-        "not-delivered" => CronDeliveryStatus::NotDelivered,
-        "unknown" => CronDeliveryStatus::Unknown,
-        _ => CronDeliveryStatus::NotRequested,
-    };
-    let delivered = delivery_status == CronDeliveryStatus::Delivered;
-    let delivery: Option<RunDelivery> = row
-        .delivery_json
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok());
-    let usage: serde_json::Value = row
-        .usage_json
-        .as_deref()
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default();
-    let word = |key: &str| {
-        usage[key]
-            .as_str()
-            .map(str::to_owned)
-            .filter(|w| !w.is_empty())
-    };
-    let count = |key: &str| usage[key].as_u64().unwrap_or(0);
-    let ended = row.ended_at.unwrap_or(row.claimed_at);
-    CronRunLogEntry {
-        ts: ended,
-        job_id: row.job_id.clone(),
-        action: "finished".to_owned(),
-        status,
-        completion_status: match status {
-            CronRunStatus::Ok => Some(CronCompletion::Succeeded),
-            CronRunStatus::Error => Some(CronCompletion::Failed),
-            CronRunStatus::Skipped => None,
-        },
-        error: row.error.clone(),
-        summary: row.summary.clone(),
-        run_id: row.run_id.clone(),
-        run_at_ms: row.occurrence,
-        duration_ms: ended.saturating_sub(row.claimed_at).max(0),
-        next_run_at_ms: row.next_at,
-        delivered,
-        delivery_status,
-        delivery_error: row.delivery_error.clone(),
-        delivery: delivery.map(|delivery| CronDeliveryTrace {
-            intended: Some(CronDeliveryTarget {
-                source: if delivery.to.is_some() {
-                    "explicit"
-                } else {
-                    "last"
-                }
-                .to_owned(),
-                channel: delivery.channel,
-                to: delivery.to,
-            }),
-            fallback_used: false,
-            delivered,
-        }),
-        session_id: row.session_id.clone(),
-        session_key: row.session_key.clone(),
-        model: word("model"),
-        provider: word("provider"),
-        usage: (count("input") + count("output") > 0).then(|| CronUsage {
-            input_tokens: count("input"),
-            output_tokens: count("output"),
-            total_tokens: count("input") + count("output"),
-        }),
-        job_name: Some(row.job_name.clone()),
-    }
-}
-
-fn check_event(method: &str, text: &str) -> Result<(), RpcError> {
-    if text.trim().is_empty() {
-        return Err(RpcError::invalid_params(
-            method,
-            "at /text: must be a text that is not empty",
-        ));
-    }
-    let most = gateway_store::limits::MAX_SYSTEM_EVENT_BYTES.min(MAX_TEXT_BYTES);
-    if text.len() > most {
-        return Err(
-            RpcError::new(DetailCode::PayloadTooLarge, "text is too long").with("limitBytes", most),
-        );
-    }
-    Ok(())
-}
-
-pub(crate) async fn wake(cx: Cx, p: WakeParams) -> Result<OkResult, RpcError> {
-    check_event("wake", &p.text)?;
-    let named = p.session_key.as_deref();
-    let (key, agent) = match named {
-        Some(key) => error::session_key(&cx, key, p.agent_id.as_deref())?,
-        None => main_session(&cx, p.agent_id.as_deref())?,
-    };
-    let agent = AgentId::parse(&agent).unwrap_or_else(|_| cx.tenant.default_agent());
-    let now = p.mode == WakeMode::Now;
-    // A heartbeat looks at the main session; the text of another one waits for its next message.
-    let looks = now && key == SessionKey::main(&agent);
-    if now && !looks {
-        return Err(RpcError::invalid_params(
-            "wake",
-            "at /mode: now is for the main session; a text for another session waits for its next message (next-heartbeat)",
-        ));
-    }
-    heartbeat::wake(&cx.tenant, &agent, &key, &p.text, looks)
-        .await
-        .map_err(|e| store(&cx.tenant, &e))?;
-    Ok(OkResult::OK)
-}
-
-fn main_session(cx: &Cx, agent: Option<&str>) -> Result<(SessionKey, String), RpcError> {
-    let agents = cx.tenant.agents();
-    let agent = match agent {
-        Some(id) => error::agent_id(&agents, id)?,
-        None => cx.tenant.default_agent(),
-    };
-    Ok((SessionKey::main(&agent), agent.into_string()))
-}
-
-pub(crate) async fn system_event(cx: Cx, p: SystemEventParams) -> Result<OkResult, RpcError> {
-    check_event("system-event", &p.text)?;
-    let (key, agent) = main_session(&cx, None)?;
-    let agent = AgentId::parse(&agent).unwrap_or_else(|_| cx.tenant.default_agent());
-    heartbeat::wake(&cx.tenant, &agent, &key, &p.text, false)
-        .await
-        .map_err(|e| store(&cx.tenant, &e))?;
-    Ok(OkResult::OK)
-}
-
-pub(crate) async fn last_heartbeat(cx: Cx, _: NoParams) -> Result<LastHeartbeatResult, RpcError> {
-    heartbeat::last(&cx.tenant)
-        .await
-        .map(LastHeartbeatResult)
-        .map_err(|e| store(&cx.tenant, &e))
-}
-
-pub(crate) async fn set_heartbeats(
-    cx: Cx,
-    p: SetHeartbeatsParams,
-) -> Result<SetHeartbeatsResult, RpcError> {
-    heartbeat::switch(&cx.tenant, p.enabled)
-        .await
-        .map_err(|e| store(&cx.tenant, &e))?;
-    cx.tenant.health().nudge();
-    Ok(SetHeartbeatsResult {
-        ok: true,
-        enabled: p.enabled,
-    })
 }

@@ -16,7 +16,7 @@ const LOOKED_RUNS: i64 = 20;
 
 /// Where something is to be announced.
 #[derive(Debug, Clone)]
-pub(super) enum Announce {
+pub(crate) enum Announce {
     /// In the conversation used last.
     Last,
     /// In the direct conversation last used by someone who was let in.

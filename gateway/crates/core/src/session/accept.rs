@@ -27,6 +27,8 @@ pub enum Origin {
     Boot,
     /// A job of a schedule, a heartbeat or a wake.
     Cron,
+    /// A request of a program that holds the hooks' token.
+    Hook,
 }
 
 impl Origin {
@@ -39,6 +41,7 @@ impl Origin {
             Self::Http => "http",
             Self::Boot => "boot",
             Self::Cron => "cron",
+            Self::Hook => "hook",
         }
     }
 }

@@ -739,6 +739,10 @@ async fn what_makes_no_sense_is_refused_with_what_to_write() {
             json!({"catchUp": {"mode": "latest", "max": 3}}),
             "belongs to mode all",
         ),
+        (
+            json!({"delivery": {"mode": "none", "failureDestination": {"to": "x"}}}),
+            "unsupported: delivery.failureDestination",
+        ),
         (json!({"trigger": {"script": "x"}}), "unsupported: trigger"),
         (
             json!({"declarationKey": "x"}),

@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod health;
+pub(crate) mod hooks;
 pub(crate) mod openai;
 pub(crate) mod page;
 pub(crate) mod reply;
@@ -42,6 +43,7 @@ pub(crate) fn routes() -> Router {
         .merge(rpc::routes())
         .merge(openai::routes())
         .merge(webhook::routes())
+        .merge(hooks::routes())
         .fallback(|| async { reply::error(StatusCode::NOT_FOUND, "nothing is here") })
         .method_not_allowed_fallback(|| async {
             reply::error(

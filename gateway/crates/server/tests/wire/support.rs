@@ -39,7 +39,7 @@ pub fn upstream(model: SocketAddr) -> Gateway {
 }
 
 /// As [`gateway`], with more text in its configuration.
-fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
+pub fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
     let rt = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -115,6 +115,7 @@ impl Write<'_> {
     /// Keeps the messages of a run that just ended (its newest thousand at most) out of [`Read::conversation`]. They stay
     /// in the history.
     pub fn silence_run(&mut self, session_key: &str, run_id: &str) -> Result<usize> {
+        self.session_edited();
         self.exec(
             "UPDATE messages SET silent = 1 WHERE session_key = ?1 AND run_id = ?2
                AND session_id = (SELECT session_id FROM sessions WHERE key = ?1)
