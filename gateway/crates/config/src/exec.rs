@@ -64,6 +64,16 @@ pub(crate) fn run(options: &ExecOptions, env: Env<'_>) -> Result<Secret, Refusal
         return Err((format!("no thread for the program ({e})"), "try again"));
     }
     let text = heard.recv_timeout(limit);
+    if let Ok(Ok(bytes)) = &text
+        && bytes.len() as u64 > MAX_OUTPUT_BYTES
+    {
+        // Nobody reads on: it would end by a signal, which says nothing.
+        end(&mut child);
+        return Err((
+            format!("the program printed more than {MAX_OUTPUT_BYTES} bytes"),
+            "let it print the secret only",
+        ));
+    }
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break Some(status),
@@ -98,12 +108,6 @@ pub(crate) fn run(options: &ExecOptions, env: Env<'_>) -> Result<Secret, Refusal
                 None => "the program was ended by a signal".to_owned(),
             },
             "run it by hand to see why",
-        ));
-    }
-    if bytes.len() as u64 > MAX_OUTPUT_BYTES {
-        return Err((
-            format!("the program printed more than {MAX_OUTPUT_BYTES} bytes"),
-            "let it print the secret only",
         ));
     }
     let mut text = String::from_utf8(bytes).map_err(|_| {

@@ -74,6 +74,7 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         );
     }
     hide(&mut shown, &all_secrets(settings));
+    drop_null(&mut shown);
     shown
 }
 
@@ -96,6 +97,7 @@ pub fn redacted_json(settings: &Settings) -> Value {
         }
     }
     hide(&mut shown, &all_secrets(settings));
+    drop_null(&mut shown);
     shown
 }
 
@@ -211,6 +213,23 @@ fn account(a: &AccountSettings) -> Value {
         "config": a.config,
         "http": { "allow": a.http.allow, "allowPrivate": a.http.allow_private },
     })
+}
+
+/// Takes out what is not set: null is nowhere a value, and what is shown can be written back.
+fn drop_null(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            for (key, value) in map {
+                // What is given to plugins as it is may hold it.
+                if key != "config" {
+                    drop_null(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_null),
+        _ => {}
+    }
 }
 
 /// Options as they are written, with every secret text replaced; references to secrets stay.
