@@ -71,6 +71,7 @@ pub(crate) async fn boot(host: &Arc<Host>) {
     };
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = work => {}
         }

@@ -285,6 +285,7 @@ impl Account {
             }
             let (stop, guest) = (tenant.stop_token().clone(), ready.guest());
             let outcome = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 outcome = guest.event(event.clone()) => outcome,
             };
@@ -302,6 +303,7 @@ impl Account {
                         let tracker = tenant.tasks().clone();
                         tracker.spawn(async move {
                             tokio::select! {
+                                biased;
                                 () = tenant.stop_token().cancelled() => {}
                                 () = tokio::time::sleep(std::time::Duration::from_millis(EVENT_RETRY_MS)) => {
                                     account.feed_started(&tenant).await;
@@ -315,6 +317,7 @@ impl Account {
                 }
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(std::time::Duration::from_millis(wait_ms)) => {}
             }
@@ -391,6 +394,7 @@ impl Account {
                 let Some(ready) = &account.ready else { return };
                 let sent = AtomicBool::new(false);
                 let outcome = tokio::select! {
+                    biased;
                     () = cancel.cancelled() => return,
                     outcome = ready.http.fetch(submit.request, &sent) => outcome,
                 };
@@ -420,6 +424,7 @@ impl Account {
         let tracker = tenant.tasks().clone();
         tracker.spawn(async move {
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(std::time::Duration::from_millis(wait)) => {
                     account.feed_until_done(&tenant, GuestEvent::Wake).await;
