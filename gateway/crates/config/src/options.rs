@@ -43,6 +43,7 @@ pub struct Options {
     #[schemars(extend("x-reload" = "live"))]
     pub cron: CronOptions,
     /// Hooks of the tenant `main`.
+    #[schemars(extend("x-reload" = "live"))]
     pub hooks: HooksOptions,
     /// Where plugins are found.
     #[schemars(extend("x-reload" = "restart-process"))]

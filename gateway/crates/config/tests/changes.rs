@@ -308,6 +308,7 @@ fn every_option_has_a_reload_class() {
         ("boot.scripts.greeting.enabled", Reload::Process),
         ("plugins.dir", Reload::Process),
         ("cron.enabled", Reload::Live),
+        ("hooks.token", Reload::Live),
         ("agents.entries.main.heartbeat.every", Reload::Live),
         ("gateway.tls.enabled", Reload::Process),
         ("gateway.remote.url", Reload::Live),

@@ -451,8 +451,8 @@ impl Host {
         self.leaving.lock().insert(tenant.slug().to_owned(), gone);
         let host = self.clone();
         // Its credentials have ended, and with them what they let in.
-        let over = Close::new(Close::CREDENTIAL_CHANGED, "tenant removed");
-        tenant.hub().close_where(&over, |_| true);
+        let removed = Close::new(Close::CREDENTIAL_CHANGED, "tenant removed");
+        tenant.hub().close_where(&removed, |_| true);
         tokio::spawn(async move {
             let drain = Duration::from_millis(host.settings().gateway.limits.drain_timeout_ms).min(
                 Duration::from_millis(crate::limits::TENANT_LEAVES_MAX_MS / 2),
@@ -891,6 +891,12 @@ pub(crate) fn secrets_of(settings: &TenantSettings) -> Vec<String> {
             .iter()
             .chain(hook.secrets.values())
             .map(|s| s.expose().to_owned()),
+    );
+    out.extend(
+        settings
+            .hooks
+            .iter()
+            .map(|hooks| hooks.token.expose().to_owned()),
     );
     out
 }
