@@ -76,6 +76,7 @@ pub(crate) async fn boot(host: &Arc<Host>) {
     };
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = work => {}
         }

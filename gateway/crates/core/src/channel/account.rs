@@ -308,6 +308,7 @@ impl Account {
             }
             let (stop, guest) = (tenant.stop_token().clone(), ready.guest());
             let outcome = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 outcome = guest.event(event.clone()) => outcome,
             };
@@ -325,6 +326,7 @@ impl Account {
                         let tracker = tenant.tasks().clone();
                         tracker.spawn(async move {
                             tokio::select! {
+                                biased;
                                 () = tenant.stop_token().cancelled() => {}
                                 () = tokio::time::sleep(std::time::Duration::from_millis(EVENT_RETRY_MS)) => {
                                     account.feed_started(&tenant).await;
@@ -338,6 +340,7 @@ impl Account {
                 }
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(std::time::Duration::from_millis(wait_ms)) => {}
             }
@@ -414,6 +417,7 @@ impl Account {
                 let Some(ready) = &account.ready else { return };
                 let sent = AtomicBool::new(false);
                 let outcome = tokio::select! {
+                    biased;
                     () = cancel.cancelled() => return,
                     outcome = ready.http.fetch(submit.request, &sent) => outcome,
                 };
@@ -443,6 +447,7 @@ impl Account {
         let tracker = tenant.tasks().clone();
         tracker.spawn(async move {
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(std::time::Duration::from_millis(wait)) => {
                     account.feed_until_done(&tenant, GuestEvent::Wake).await;

@@ -104,6 +104,7 @@ impl Account {
     /// Waits until `ms` passed or something new is due; `false` when the tenant stops.
     async fn pause(&self, tenant: &Tenant, ms: u64) -> bool {
         tokio::select! {
+            biased;
             () = tenant.stop_token().cancelled() => false,
             () = self.due.notified() => true,
             () = tokio::time::sleep(Duration::from_millis(ms)) => true,
@@ -181,6 +182,7 @@ impl Account {
                     if !tenant.stop_token().is_cancelled() =>
                 {
                     tokio::select! {
+                        biased;
                         () = tenant.stop_token().cancelled() => {}
                         () = tokio::time::sleep(Duration::from_millis(pause_ms)) => {}
                     }

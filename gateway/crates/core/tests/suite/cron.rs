@@ -340,12 +340,13 @@ fn downtime_is_handled_by_policy_and_recorded() {
             let l = Life::begin(dir.path(), &script, now + later).await;
             l.pass(MINUTE).await;
             settle(&l.tenant).await;
-            for (id, expect) in ids.lock().iter().zip(&expect) {
+            let ids = ids.lock().clone();
+            for (id, expect) in ids.iter().zip(&expect) {
                 assert_eq!(l.short_log(id).await, *expect);
                 let job = l.ask("cron.get", json!({"id": id})).await;
                 assert_eq!(job["nextRunAtMs"], BASE + 6 * HOUR);
             }
-            let log = l.log(&ids.lock()[0]).await;
+            let log = l.log(&ids[0]).await;
             assert!(
                 log[0]["error"]
                     .as_str()
@@ -1166,8 +1167,10 @@ async fn wakes_are_looked_at_now_but_not_without_bound() {
     )
     .await;
     settle(&l.tenant).await;
-    let seen = l.script.seen.lock();
-    let lines: Vec<&String> = seen["r1"].iter().map(|(_, text)| text).collect();
+    let lines: Vec<String> = {
+        let seen = l.script.seen.lock();
+        seen["r1"].iter().map(|(_, text)| text.clone()).collect()
+    };
     for i in 0..20 {
         assert!(
             lines
@@ -1176,7 +1179,6 @@ async fn wakes_are_looked_at_now_but_not_without_bound() {
             "event {i} was lost"
         );
     }
-    drop(seen);
     let error = l
         .refused(
             "wake",

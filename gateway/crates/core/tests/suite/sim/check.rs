@@ -90,18 +90,16 @@ pub async fn check_end(
     platform: &Platform,
 ) -> Result<(), String> {
     let found = look(host, tenant).await?;
-    let w = world.lock();
-    check_transcripts(&found, &w)?;
-    check_replies(&found, &w, platform)?;
-    let ids: Vec<String> = found
-        .sessions
-        .values()
-        .flatten()
-        .filter(|m| m["role"] == "user")
-        .filter_map(|m| m["__openclaw"]["runId"].as_str().map(str::to_owned))
-        .chain(w.accepted.keys().cloned())
-        .collect();
-    drop(w);
+    let ids: Vec<String> = {
+        let w = world.lock();
+        check_transcripts(&found, &w)?;
+        check_replies(&found, &w, platform)?;
+        let runs = found.sessions.values().flatten();
+        let runs = runs.filter(|m| m["role"] == "user");
+        runs.filter_map(|m| m["__openclaw"]["runId"].as_str().map(str::to_owned))
+            .chain(w.accepted.keys().cloned())
+            .collect()
+    };
     for id in ids {
         let params = json!({"runId": id, "timeoutMs": 1});
         let got = call(host, tenant, &admin(), "agent.wait", params)
