@@ -121,8 +121,10 @@ fn scopes_are_those_of_the_protocol() {
         let expected = match spec.name {
             "health" | "rpc.discover" | "rpc.subscribe" | "rpc.unsubscribe" => Access::Any,
             "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset"
-            | "cron.add" | "cron.update" | "cron.remove" | "cron.run" | "set-heartbeats"
-            | "system-event" => Access::Operator(Scope::Admin),
+            | "config.set" | "config.patch" | "config.apply" | "cron.add" | "cron.update"
+            | "cron.remove" | "cron.run" | "set-heartbeats" | "system-event" => {
+                Access::Operator(Scope::Admin)
+            }
             "chat.send" | "chat.abort" | "agent" | "agent.wait" | "send" | "wake"
             | "sessions.create" | "sessions.delete" => Access::Operator(Scope::Write),
             "channels.pairing.list" | "channels.pairing.approve" => {
