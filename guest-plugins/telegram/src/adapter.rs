@@ -332,7 +332,8 @@ fn submit(
 }
 
 fn call(config: &Config, method: &str, body: Vec<u8>) -> Result<Response, Refused> {
-    http::fetch(&request(config, method, body, SEND_TIMEOUT_MS)).map_err(|fault| Refused::from(&fault))
+    http::fetch(&request(config, method, body, SEND_TIMEOUT_MS))
+        .map_err(|fault| Refused::from(&fault))
 }
 
 fn request(config: &Config, method: &str, body: Vec<u8>, timeout_ms: u32) -> Request {

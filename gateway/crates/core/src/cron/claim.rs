@@ -132,10 +132,10 @@ pub(super) async fn take(
     };
     let mut delivery = RunDelivery::default();
     let mut refusal = None;
-    let mut reply_to = None;
     let work = if plan.run.is_some() {
+        let reply_to;
         (reply_to, refusal, delivery) = way_back(tenant, job, &spec).await?;
-        prepare(tenant, job, &spec, &run_id, taking, reply_to.clone(), now).await?
+        prepare(tenant, job, &spec, &run_id, taking, reply_to, now).await?
     } else {
         Work::Post
     };
@@ -171,7 +171,7 @@ pub(super) async fn take(
             take_in_tx(w, &mut job, &mut row, plan, work, now)
         })
         .await?;
-    after(tenant, left, reply_to).await
+    Ok(after(tenant, left))
 }
 
 fn take_in_tx(
@@ -490,12 +490,7 @@ async fn prepare(
 }
 
 /// What follows the commit.
-async fn after(
-    tenant: &Arc<Tenant>,
-    left: Left,
-    reply_to: Option<ReplyTarget>,
-) -> Result<Taken, StoreError> {
-    drop(reply_to);
+fn after(tenant: &Arc<Tenant>, left: Left) -> Taken {
     if let Some((job, run)) = &left.started {
         finish::tell_started(tenant, job, run);
         if run.kind == "heartbeat" || (run.kind == "systemEvent" && left.accepted.is_some()) {
@@ -513,5 +508,5 @@ async fn after(
     {
         finish::post_payload(tenant, job, run);
     }
-    Ok(left.taken)
+    left.taken
 }
