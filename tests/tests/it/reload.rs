@@ -494,7 +494,7 @@ fn an_edit_that_is_killed_leaves_a_whole_file() {
             .spawn()
             .unwrap();
         std::thread::sleep(Duration::from_micros(
-            u64::try_from(n % 20).unwrap() * 1_500,
+            u64::try_from(n % 20).unwrap() * 6_000,
         ));
         let _ = child.kill();
         let _ = child.wait();

@@ -52,8 +52,8 @@ impl fmt::Debug for Watcher {
 }
 
 impl Watcher {
-    /// Watches `files`. `changed` is called on a thread of the watcher, after changes have settled, and must be quick;
-    /// `mode` is called whenever the way of watching is decided anew.
+    /// Watches `files`. `changed` is called on a thread of the watcher, once when the watch begins (also of other files) and
+    /// whenever changes have settled, and must be quick; `mode` is called whenever the way of watching is decided anew.
     ///
     /// # Errors
     /// When there is no thread for it.
@@ -120,6 +120,8 @@ fn run(
     let ms = Duration::from_millis;
     let mut watch = watch(&files, back, mode);
     let mut looks: Vec<Option<Look>> = files.iter().map(|f| look(f)).collect();
+    // What changed before there was a watch.
+    changed();
     // When the first and the last change of a row came.
     let mut row: Option<(Instant, Instant)> = None;
     loop {
@@ -138,6 +140,7 @@ fn run(
                     files = new;
                     watch = self::watch(&files, back, mode);
                     looks = files.iter().map(|f| look(f)).collect();
+                    changed();
                 }
             }
             Ok(Signal::Changed) => {

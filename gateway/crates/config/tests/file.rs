@@ -290,6 +290,8 @@ fn a_change_of_a_file_is_told_once_it_has_settled() {
     .unwrap();
     let patience = std::time::Duration::from_secs(60);
     said.recv_timeout(patience).unwrap();
+    told.recv_timeout(patience)
+        .expect("what changed before there was a watch");
     // In place, renamed over, and a secret.
     std::fs::write(&path, "{}").unwrap();
     told.recv_timeout(patience).unwrap();

@@ -21,8 +21,6 @@ impl Host {
         let Some(watcher) = self.watcher(&file, &changed) else {
             return;
         };
-        // What changed since the settings were read, before there was a watch.
-        changed.notify_one();
         tokio::spawn(async move {
             loop {
                 tokio::select! {

@@ -135,7 +135,7 @@ pub(super) fn schema(cx: &Cx, _: NoParams) -> Result<Reply<ConfigSchemaResult>, 
         schema: options_schema(),
         ui_hints: Value::Object(hints),
         version: cx.tenant.shared().version.to_owned(),
-        generated_at: crate::cron::schedule::rfc3339(cx.tenant.now_ms()),
+        generated_at: crate::cron::schedule::rfc3339(cx.tenant.shared().started_ms),
     }))
 }
 

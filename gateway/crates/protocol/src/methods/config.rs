@@ -128,7 +128,7 @@ pub struct ConfigSchemaResult {
     pub ui_hints: Value,
     /// Version of the gateway.
     pub version: String,
-    /// When it was made, ISO 8601.
+    /// When it was made (the start of the gateway), ISO 8601.
     pub generated_at: String,
 }
 
