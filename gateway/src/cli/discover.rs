@@ -9,7 +9,7 @@ use gateway_server::discover::{Advertisement, zone};
 use gateway_server::tls::{CertificateInfo, PairFiles};
 use serde_json::{Value, json};
 
-use super::output::{Exit, Failure, clean, print, table, text};
+use super::output::{Exit, Failure, print, table, text};
 use super::{Global, target};
 use crate::run_file::RunFile;
 
