@@ -303,6 +303,18 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
         String::from_utf8_lossy(&good.stderr)
     );
 
+    // The same as a zone for a name server, of the gateway as it runs.
+    let zone = nets.ask(0, &state, &["dns", "zone", "--domain", "gw.example.org"]);
+    let text = zone["zone"].as_str().unwrap();
+    for part in [
+        "_openclaw-gw._tcp IN PTR gateway-",
+        " IN SRV 0 0 18789 gateway-",
+        "IN A 192.0.2.1\n",
+        &format!("\"gatewayTlsSha256={pin}\""),
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+
     // Who stops says goodbye: it is not found any more.
     drop(gateway);
     until("it is forgotten", || {
