@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Subcommand;
-use gateway_config::{LoadRequest, MdnsMode, Overrides, load};
+use gateway_client::CertPin;
+use gateway_config::{Bind, LoadRequest, MdnsMode, Overrides, load};
 use gateway_server::discover::{Advertisement, zone};
-use gateway_server::tls::{CertificateInfo, PairFiles};
 use serde_json::{Value, json};
 
 use super::output::{Exit, Failure, print, table, text};
@@ -51,7 +51,7 @@ fn human(found: &Value) -> String {
         return shown;
     }
     format!(
-        "{shown}\nAnybody can announce anything: compare the fingerprint with `gateway tls show` on that machine before you pin it.\nnext: gateway status --url ADDRESS --tls-fingerprint SHA256 --token TOKEN"
+        "{shown}\nAnybody can announce anything: compare the fingerprint with `gateway tls show` on that machine before you pin it.\nnext: gateway health --url ADDRESS --tls-fingerprint SHA256 --token TOKEN"
     )
 }
 
@@ -91,11 +91,14 @@ pub async fn dns(global: &Global, command: DnsCommand) -> Result<(), Failure> {
             "start it with `gateway serve`",
         ));
     };
-    let files = PairFiles::of(&settings.gateway.tls.source, &state_dir);
-    let pin = CertificateInfo::read(&files.cert)
-        .ok()
-        .map(|info| info.fingerprint)
-        .filter(|_| settings.gateway.tls.enabled);
+    // As it runs, flags included.
+    let mut gateway = settings.gateway;
+    gateway.bind = Bind::Addr(running.address.ip());
+    gateway.tls.enabled = running.url.starts_with("https:");
+    let pin = running
+        .tls_fingerprints
+        .first()
+        .and_then(|pin| CertPin::parse(pin));
     // Whoever asks for the zone wants to be found: `off` is for what the gateway does by itself.
     let mode = match settings.discovery.mode {
         MdnsMode::Full => MdnsMode::Full,
@@ -103,11 +106,11 @@ pub async fn dns(global: &Global, command: DnsCommand) -> Result<(), Failure> {
     };
     let identity = target::call(global, "gateway.identity.get", json!({})).await?;
     let id = identity["deviceId"].as_str().unwrap_or_default();
-    let Some(what) = Advertisement::of(&settings.gateway, mode, id, running.port, pin) else {
+    let Some(what) = Advertisement::of(&gateway, mode, id, running.port, pin) else {
         return Err(Failure::new(
             Exit::Usage,
             "the gateway listens on loopback only: nobody elsewhere can reach it",
-            "set gateway.bind to lan or an address",
+            "set gateway.bind to lan or an address, or start it with --bind",
         ));
     };
     let addresses = if address.is_empty() {

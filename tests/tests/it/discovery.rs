@@ -281,26 +281,39 @@ fn avahi_and_our_own_search_find_the_gateway_and_trust_nobody() {
         format!("{{ gateway: {{ mode: \"remote\", remote: {{ url: \"wss://192.0.2.1:18789\", tlsFingerprint: \"{other}\" }} }} }}"),
     )
     .unwrap();
-    let status = |pin: &[&str]| {
+    // `health` is for every scope: a caller from elsewhere without a device identity has none.
+    let health = |pin: &[&str]| {
         nets.command(1, &gateway_bin())
-            .args(["status", "--token", token.trim(), "--state-dir"])
+            .args(["health", "--token", token.trim(), "--state-dir"])
             .arg(&elsewhere)
             .args(pin)
             .output()
             .unwrap()
     };
-    let refused = status(&[]);
+    let refused = health(&[]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
         !refused.status.success() && text.contains("gateway tls fingerprint mismatch"),
         "{text}"
     );
-    let good = status(&["--tls-fingerprint", &pin]);
+    let good = health(&["--tls-fingerprint", &pin]);
     assert!(
         good.status.success(),
         "{}",
         String::from_utf8_lossy(&good.stderr)
     );
+
+    // The same as a zone for a name server, of the gateway as it runs.
+    let zone = nets.ask(0, &state, &["dns", "zone", "--domain", "gw.example.org"]);
+    let text = zone["zone"].as_str().unwrap();
+    for part in [
+        "_openclaw-gw._tcp IN PTR gateway-",
+        " IN SRV 0 0 18789 gateway-",
+        "IN A 192.0.2.1\n",
+        &format!("\"gatewayTlsSha256={pin}\""),
+    ] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
 
     // Who stops says goodbye: it is not found any more.
     drop(gateway);
@@ -329,7 +342,9 @@ fn where_nothing_can_be_announced_everything_else_works() {
     let first = nets.gateway(0, &alone, &["--bind", "lan"]);
     // An address, and somebody else sits on the port and shares it with nobody.
     let net = &nets.0[1];
-    assert!(ip(&["-n", net, "link", "add", "gwd0", "type", "dummy"]));
+    assert!(ip(&[
+        "-n", net, "link", "add", "gwd0", "type", "veth", "peer", "name", "gwd1"
+    ]));
     assert!(ip(&[
         "-n",
         net,
@@ -339,7 +354,9 @@ fn where_nothing_can_be_announced_everything_else_works() {
         "dev",
         "gwd0"
     ]));
-    assert!(ip(&["-n", net, "link", "set", "gwd0", "up"]));
+    for end in ["gwd0", "gwd1"] {
+        assert!(ip(&["-n", net, "link", "set", end, "up"]));
+    }
     let python = tool("GATEWAY_PYTHON", "python3");
     let taken = python.map(|python| {
         let log = dir.path().join("taken.log");
