@@ -68,8 +68,13 @@ pub(super) fn check(
             }
             *at = rfc3339(when);
         }
-        CronSchedule::Every { anchor_ms, .. } => {
-            anchor_ms.get_or_insert(u64::try_from(now).unwrap_or(0));
+        CronSchedule::Every {
+            every_ms,
+            anchor_ms,
+        } => {
+            // Only the phase: a clock that is set back to before this moment must not make the job wait for it.
+            let now = u64::try_from(now).unwrap_or(0);
+            anchor_ms.get_or_insert(now % (*every_ms).max(1));
         }
         _ => {}
     }

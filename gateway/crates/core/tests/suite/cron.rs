@@ -415,6 +415,25 @@ async fn a_clock_that_is_set_neither_doubles_nor_loses_runs() {
     assert_eq!(unique.len(), times.len(), "no occurrence twice: {times:?}");
 }
 
+/// A clock that was wrong when the job was made does not keep it waiting.
+/// Covers: F10.
+#[tokio::test(start_paused = true)]
+async fn a_clock_set_back_to_before_the_job_was_made() {
+    let dir = scratch();
+    let l = Life::begin(dir.path(), &Arc::default(), BASE).await;
+    let id = l
+        .add(
+            json!({"kind": "every", "everyMs": 10 * MINUTE}),
+            "tick",
+            json!({}),
+        )
+        .await;
+    l.clock.set(-YEAR);
+    l.pass(11 * MINUTE).await;
+    settle(&l.tenant).await;
+    assert_eq!(l.short_log(&id).await, [ok(BASE - YEAR + 10 * MINUTE)]);
+}
+
 /// The day of a changed clock, as a process lives through it.
 /// Covers: F10.
 #[tokio::test(start_paused = true)]

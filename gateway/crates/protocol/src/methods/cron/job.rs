@@ -21,7 +21,7 @@ pub enum CronSchedule {
     Every {
         /// The time between two runs.
         every_ms: u64,
-        /// A moment from which it counts; left out: now.
+        /// A moment from which it counts; left out: one that makes the first run come `everyMs` from now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor_ms: Option<u64>,
     },
