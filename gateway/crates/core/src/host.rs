@@ -708,8 +708,8 @@ impl Host {
         self.ready.subscribe()
     }
 
-    /// True when what works by itself (channels) has started: from then on the gateway may be told of. Boot scripts come
-    /// after that, and then readiness.
+    /// True when what works by itself (channels, schedules) has started: from then on the gateway may be told of. Boot
+    /// scripts come after that, and then readiness.
     #[must_use]
     pub fn sidecars(&self) -> watch::Receiver<bool> {
         self.sidecars.subscribe()

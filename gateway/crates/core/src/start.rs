@@ -55,10 +55,11 @@ pub(crate) async fn boot(host: &Arc<Host>) {
                 channels.start_all().await;
             }
         }
-        host.set_sidecars();
         for tenant in host.tenants() {
             crate::cron::start(&tenant).await;
         }
+        // What announces the gateway waits for this: channels, then schedules, then discovery, then boot scripts.
+        host.set_sidecars();
         for tenant in &host.tenants() {
             if let Err(why) = crate::boot::run_all(&host, tenant).await {
                 tracing::error!(
