@@ -32,6 +32,7 @@ pub struct Health {
     version: Arc<AtomicU64>,
     announced: AtomicU64,
     health: Mutex<Option<Cached>>,
+    greeting: Mutex<Option<Cached>>,
     status: Mutex<Option<Cached>>,
     channels: Mutex<BTreeMap<String, Value>>,
     faults: Mutex<Vec<gateway_protocol::methods::system::PluginFault>>,
@@ -81,6 +82,17 @@ impl Health {
         cached(&self.health, &self.version, || snapshot(self, tenant))
     }
 
+    /// The same for `hello-ok`, whose published schema is closed: without what is ours alone. The certificate stays, so that
+    /// clients that pin it learn of the next one at each connect.
+    #[must_use]
+    pub(crate) fn greeting(&self, tenant: &Tenant) -> Bytes {
+        cached(&self.greeting, &self.version, || HealthSnapshot {
+            config: None,
+            discovery: None,
+            ..snapshot(self, tenant)
+        })
+    }
+
     /// The answer of `status` as JSON, with all changes so far.
     #[must_use]
     pub fn status(&self, tenant: &Tenant) -> Bytes {
@@ -101,6 +113,7 @@ impl Health {
     /// Makes both snapshots anew, so that the ages in them do not grow old.
     pub(crate) fn refresh(&self) {
         *self.health.lock() = None;
+        *self.greeting.lock() = None;
         *self.status.lock() = None;
     }
 }
@@ -196,7 +209,7 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
         config_reload: ConfigReload {
             hot_reload_status: reload_word(tenant).to_owned(),
         },
-        config: tenant.shared().configuration.health(tenant.slug()),
+        config: Some(tenant.shared().configuration.health(tenant.slug())),
         discovery: tenant.shared().process_health.discovery(),
         ..HealthSnapshot::default()
     }

@@ -86,7 +86,7 @@ impl HelloParts {
         } else {
             Bytes::from_static(b"[]")
         };
-        let health = tenant.health().encoded(tenant);
+        let health = tenant.health().greeting(tenant);
         let (presence_version, health_version) = tenant.presence().state_version();
         let uptime = tenant
             .now_ms()

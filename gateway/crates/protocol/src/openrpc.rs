@@ -276,6 +276,7 @@ pub fn docs_markdown() -> String {
 const DIFFERENCES: &str = "\n## Differences on purpose\n\n\
 * `connect.challenge` has no `capabilities`: clients leave out what is not announced.\n\
 * A parameter that nobody published is ignored on v4 frames; OpenClaw refuses it for most methods.\n\
+* With TLS, `hello-ok.snapshot.health` has `tls` with the fingerprint of the certificate and of the next one: pinned clients learn of a rotation in time.\n\
 * `device` of `connect` is read, and proves nothing until device identity is built: a blank nonce is not an error of its own.\n\
 * A slow consumer is closed at 4 MiB instead of 50 MB of waiting events (1008, `slow consumer (last seq N)`, N being the last event that it was sent). \
 Events are not sent twice: the client fetches `sessions.list` and `chat.history` when it comes again, and they are complete.\n\

@@ -73,12 +73,13 @@ pub struct HealthSnapshot {
     pub sessions: SessionsHealth,
     /// Whether edits of the configuration count while the gateway runs.
     pub config_reload: ConfigReload,
-    /// The configuration.
-    pub config: ConfigHealth,
+    /// The configuration; not in `hello-ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigHealth>,
     /// The listener's certificate; absent without TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsHealth>,
-    /// How the gateway lets itself be found; absent when it does not.
+    /// How the gateway lets itself be found; absent when it does not, and in `hello-ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<DiscoveryHealth>,
 }
