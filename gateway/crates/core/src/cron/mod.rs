@@ -86,13 +86,15 @@ impl Cron {
             gate.working = true;
         }
         let weak = Arc::downgrade(tenant);
+        // Read here: the clock may be set before the task has its first turn.
+        let seen = (tenant.now_ms(), tenant.clock().monotonic_ms());
         let tracker = tenant.tasks().clone();
         let stop = tenant.stop_token().clone();
         tracker.spawn(async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = work(weak) => {}
+                () = work(weak, seen) => {}
             }
         });
     }
@@ -225,9 +227,9 @@ async fn rearm(tenant: &Arc<Tenant>) -> Result<(), StoreError> {
         .await
 }
 
-/// The task of a tenant: looks, sleeps, and ends when nothing will ever come due.
-async fn work(weak: Weak<Tenant>) {
-    let mut seen: Option<(i64, u64)> = None;
+/// The task of a tenant: looks, sleeps, and ends when nothing will ever come due. `seen` is what the clocks showed last, the
+/// wall's and the steady one's, in ms.
+async fn work(weak: Weak<Tenant>, mut seen: (i64, u64)) {
     let mut planned: Option<i64> = None;
     let mut changed = true;
     loop {
@@ -292,11 +294,9 @@ async fn work(weak: Weak<Tenant>) {
 }
 
 /// Whether the wall clock lost time against the steady one since the last call.
-fn was_set_back(tenant: &Tenant, seen: &mut Option<(i64, u64)>) -> bool {
+fn was_set_back(tenant: &Tenant, seen: &mut (i64, u64)) -> bool {
     let (now, steady) = (tenant.now_ms(), tenant.clock().monotonic_ms());
-    let Some((then, then_steady)) = seen.replace((now, steady)) else {
-        return false;
-    };
+    let (then, then_steady) = std::mem::replace(seen, (now, steady));
     let passed = i64::try_from(steady.saturating_sub(then_steady)).unwrap_or(i64::MAX);
     now.saturating_sub(then) < passed.saturating_sub(SET_BACK_MIN_MS)
 }
