@@ -437,7 +437,7 @@ async fn completion(
                 let limit = Duration::from_millis(HOOK_WAIT_MAX_MS);
                 tokio::select! {
                     biased;
-                    ended = tokio::time::timeout(limit, wait.outcome()) => ended.ok().flatten(),
+                    ended = tokio::time::timeout(limit, wait.outcome()) => ended.ok(),
                     () = tenant.stop_token().cancelled() => None,
                 }
             }

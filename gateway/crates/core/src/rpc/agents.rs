@@ -191,10 +191,7 @@ pub(crate) async fn outcome_of(cx: &Cx, run_id: &str) -> Result<RunOutcome, RpcE
     let tenant = &cx.tenant;
     loop {
         if let Some(wait) = tenant.sessions().watch_run(run_id) {
-            if let Some(outcome) = wait?.outcome().await {
-                return Ok((*outcome).clone());
-            }
-            return Err(chat::draining());
+            return Ok((*wait?.outcome().await).clone());
         }
         let id = run_id.to_owned();
         let row = tenant

@@ -15,13 +15,13 @@ mod run;
 mod tail;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use gateway_protocol::content::Usage;
 use gateway_store::{RunRow, RunState};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use self::accept::{
@@ -131,7 +131,7 @@ pub(crate) struct RunCell {
     pub(crate) created_session: bool,
     pub(crate) cancel: CancellationToken,
     pub(crate) abort: Mutex<Option<AbortReason>>,
-    pub(crate) outcome: watch::Sender<Option<Arc<RunOutcome>>>,
+    pub(crate) outcome: Ending,
     pub(crate) waiters: AtomicUsize,
     pub(crate) tap: Option<Arc<dyn RunTap>>,
     /// Whether the row says `running` already.
@@ -145,6 +145,31 @@ pub(crate) struct RunCell {
     pub(crate) timeout_ms: Option<u64>,
     /// What the commit that accepted the run left of its session, if the run was to begin at once.
     pub(crate) begun: Mutex<Option<Box<Begun>>>,
+}
+
+/// The end of a run, told once to all who wait, in the order in which they came: the channels of tokio that keep a value wake
+/// their receivers in random order, and a seed of the simulation would not give the same story twice.
+#[derive(Default)]
+pub(crate) struct Ending {
+    outcome: OnceLock<Arc<RunOutcome>>,
+    told: CancellationToken,
+}
+
+impl Ending {
+    pub(crate) fn tell(&self, outcome: RunOutcome) {
+        // A second end cannot come; the first one stands.
+        let _ = self.outcome.set(Arc::new(outcome));
+        self.told.cancel();
+    }
+
+    async fn wait(&self) -> Arc<RunOutcome> {
+        loop {
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
+            }
+            self.told.cancelled().await;
+        }
+    }
 }
 
 /// A session as the commit left it that accepted a run.
@@ -382,10 +407,7 @@ impl Sessions {
                 "too many callers wait for this run",
             )));
         }
-        Some(Ok(RunWait {
-            rx: cell.outcome.subscribe(),
-            cell,
-        }))
+        Some(Ok(RunWait { cell }))
     }
 
     /// No further run is started; those that are queued stay in the store for the next start.
@@ -420,19 +442,13 @@ impl Sessions {
 
 /// A wait for the end of one run.
 pub(crate) struct RunWait {
-    rx: watch::Receiver<Option<Arc<RunOutcome>>>,
     cell: Arc<RunCell>,
 }
 
 impl RunWait {
-    /// The outcome; `None` when the run was dropped unfinished (the gateway is stopping).
-    pub(crate) async fn outcome(mut self) -> Option<Arc<RunOutcome>> {
-        // The cell holds the sender alive: only an outcome ends the wait (or the caller).
-        self.rx
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|v| v.clone())
+    /// The outcome. A run that is dropped unfinished (the gateway is stopping) has none: its callers are ended with their connections.
+    pub(crate) async fn outcome(self) -> Arc<RunOutcome> {
+        self.cell.outcome.wait().await
     }
 }
 

@@ -13,13 +13,12 @@ use gateway_store::{
     MessageRow, NewMessage, NewOutbox, RunEnd, RunRow, RunState, StoreError, Write,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{AcceptOutcome, AcceptOutcomeInfo, Accepted, content_json};
 use super::events::{RunEvents, to_chat_message};
 use super::tail::Kept;
-use super::{AbortReason, Begun, RunCell, RunOutcome};
+use super::{AbortReason, Begun, Ending, RunCell, RunOutcome};
 use crate::agent::{
     StopReason, Turn, TurnEnd, TurnError, TurnErrorKind, TurnLimits, TurnMessage, TurnSink,
     TurnStatus,
@@ -91,7 +90,7 @@ pub fn kick_with(
         created_session: new.created_session,
         cancel: CancellationToken::new(),
         abort: Mutex::new(None),
-        outcome: watch::channel(None).0,
+        outcome: Ending::default(),
         waiters: AtomicUsize::new(0),
         tap,
         started_at: AtomicI64::new(0),
@@ -130,7 +129,7 @@ fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
         created_session: false,
         cancel: CancellationToken::new(),
         abort: Mutex::new(None),
-        outcome: watch::channel(None).0,
+        outcome: Ending::default(),
         waiters: AtomicUsize::new(0),
         tap: None,
         marked_running: AtomicBool::new(row.state == RunState::Running),
@@ -621,7 +620,7 @@ async fn conclude(
                 .unwrap_or_default()
         ),
     );
-    cell.outcome.send_replace(Some(Arc::new(outcome)));
+    cell.outcome.tell(outcome);
 }
 
 /// The session's row says `running` as long as something is queued behind this run.
