@@ -74,8 +74,57 @@ impl Gateway {
     /// # Panics
     /// As [`Gateway::start`].
     pub fn start_env(state: &Path, extra: &[&str], env: &[(&str, &str)]) -> Self {
-        let port_file = state.join("run").join("gateway.json");
-        let _ = std::fs::remove_file(&port_file);
+        let mut program = Command::new(gateway_bin());
+        program.envs(env.iter().copied());
+        Self::start_program(program, state, extra, false)
+    }
+
+    /// The same with at most so many open files.
+    ///
+    /// # Panics
+    /// As [`Gateway::start`].
+    pub fn start_limited(state: &Path, files: usize) -> Self {
+        let mut program = Command::new("prlimit");
+        program
+            .arg(format!("--nofile={files}:{files}"))
+            .arg("--")
+            .arg(gateway_bin());
+        Self::start_program(program, state, &[], false)
+    }
+
+    /// The same on a file system of its own that holds `mib` MiB; `state` has to exist. `None`, said loudly, where this user may
+    /// not mount one.
+    ///
+    /// # Panics
+    /// As [`Gateway::start`].
+    pub fn start_on_small_disk(state: &Path, mib: u32, extra: &[&str]) -> Option<Self> {
+        // Only inside of a namespace that ends with its process.
+        let namespace = |script: &str| {
+            let mut command = Command::new("unshare");
+            let own_root = std::fs::metadata("/proc/self").is_ok_and(|m| {
+                use std::os::unix::fs::MetadataExt;
+                m.uid() != 0
+            });
+            command.arg(if own_root { "-rm" } else { "-m" });
+            command.args(["sh", "-c", script]);
+            command
+        };
+        let mount = format!("mount -t tmpfs -o size={mib}m tmpfs \"$0\"");
+        if !namespace(&mount)
+            .arg(state)
+            .status()
+            .is_ok_and(|s| s.success())
+        {
+            eprintln!("!!! LEFT OUT: this user may not mount a file system of its own");
+            return None;
+        }
+        let mut program = namespace(&format!("{mount} && exec \"$@\""));
+        program.arg(state).arg(gateway_bin());
+        Some(Self::start_program(program, state, extra, true))
+    }
+
+    fn start_program(mut program: Command, state: &Path, extra: &[&str], own_mounts: bool) -> Self {
+        let _ = std::fs::remove_file(state.join("run").join("gateway.json"));
         std::fs::create_dir_all(state.parent().expect("state has a parent")).unwrap();
         let log = state.with_extension("log");
         let sink = std::fs::OpenOptions::new()
@@ -83,19 +132,28 @@ impl Gateway {
             .append(true)
             .open(&log)
             .unwrap();
-        let mut child = Command::new(gateway_bin())
+        let mut child = program
             .args(["serve", "--state-dir"])
             .arg(state)
             .args(["--port", "0"])
             .args(extra)
             .env_remove("GATEWAY_TOKEN")
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(sink.try_clone().unwrap())
             .stderr(sink)
             .spawn()
             .expect("start the gateway");
         let started = Instant::now();
+        let state = if own_mounts {
+            // As the process sees it, for as long as it lives.
+            Path::new("/proc")
+                .join(child.id().to_string())
+                .join("root")
+                .join(state.strip_prefix("/").expect("an absolute path"))
+        } else {
+            state.to_owned()
+        };
+        let port_file = state.join("run").join("gateway.json");
         loop {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("gateway ended at start with {status}:\n{}", read_tail(&log));
@@ -107,7 +165,7 @@ impl Gateway {
                 return Self {
                     child,
                     port,
-                    state: state.to_owned(),
+                    state,
                     log,
                     tls,
                 };

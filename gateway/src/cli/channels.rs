@@ -1,7 +1,7 @@
 //! `gateway channels list | add | start | stop | status`
 
 use clap::Subcommand;
-use gateway_config::{LoadRequest, MAIN_TENANT, Overrides, Secret, channels_add, load, secret_set};
+use gateway_config::{MAIN_TENANT, Secret, channels_add, secret_set};
 use serde_json::{Value, json};
 
 use super::output::{Exit, Failure, print, print_text, table, text};
@@ -60,12 +60,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
 }
 
 fn list(global: &Global) -> Result<(), Failure> {
-    let settings = load(LoadRequest {
-        state_dir: global.state_dir()?,
-        config_path: global.config.clone(),
-        overrides: Overrides::default(),
-        env: &|name| std::env::var(name).ok(),
-    })?;
+    let settings = global.settings()?;
     let tenant = settings.tenants.get(&global.tenant).ok_or_else(|| {
         Failure::new(
             Exit::Config,

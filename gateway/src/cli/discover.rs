@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use gateway_client::CertPin;
-use gateway_config::{Bind, LoadRequest, MdnsMode, Overrides, load};
+use gateway_config::{Bind, MdnsMode};
 use gateway_server::discover::{Advertisement, zone};
 use serde_json::{Value, json};
 
@@ -71,12 +71,7 @@ pub enum DnsCommand {
 pub async fn dns(global: &Global, command: DnsCommand) -> Result<(), Failure> {
     let DnsCommand::Zone { domain, address } = command;
     let state_dir = std::path::absolute(global.state_dir()?)?;
-    let settings = load(LoadRequest {
-        state_dir: state_dir.clone(),
-        config_path: global.config.clone(),
-        overrides: Overrides::default(),
-        env: &|name| std::env::var(name).ok(),
-    })?;
+    let settings = global.settings()?;
     let Some(domain) = domain.or(settings.discovery.wide_area_domain) else {
         return Err(Failure::new(
             Exit::Usage,

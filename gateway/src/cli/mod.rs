@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use gateway_config::{LoadRequest, Overrides, Settings, load};
 use gateway_protocol::CertPin;
 use output::{EXIT_CODES, Exit, Failure};
 
@@ -179,6 +180,16 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
 }
 
 impl Global {
+    /// The settings of the state directory's configuration, with the environment of this command.
+    fn settings(&self) -> Result<Settings, Failure> {
+        Ok(load(LoadRequest {
+            state_dir: std::path::absolute(self.state_dir()?)?,
+            config_path: self.config.clone(),
+            overrides: Overrides::default(),
+            env: &|name| std::env::var(name).ok(),
+        })?)
+    }
+
     /// `--state-dir` or `GATEWAY_STATE_DIR`, else `$XDG_STATE_HOME/gateway`, else `~/.gateway`.
     fn state_dir(&self) -> Result<PathBuf, Failure> {
         state_dir(self.state_dir.clone(), |name| {

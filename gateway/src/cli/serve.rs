@@ -188,6 +188,7 @@ fn flags(o: &Overrides) -> BTreeMap<String, String> {
 }
 
 async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<(), Failure> {
+    gateway_server::raise_descriptor_limit();
     // Before the start, so that a stop during it is not lost.
     let mut stops = Stops::new()?;
     let mut hangup = signal(SignalKind::hangup())?;

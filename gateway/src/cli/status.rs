@@ -60,8 +60,7 @@ fn asked(c: &Value) -> Vec<String> {
 
 fn human(s: &Value) -> String {
     let sessions = &s["sessions"];
-    let mut lines = asked(&s["connection"]);
-    lines.extend([
+    let mut lines = vec![
         format!("gateway   {}", text(s, "runtimeVersion")),
         format!("tenant    {}", text(s, "tenant")),
         format!(
@@ -74,7 +73,7 @@ fn human(s: &Value) -> String {
             text(&s["runs"], "active"),
             text(&s["runs"], "queued")
         ),
-    ]);
+    ];
     let channels: Vec<&str> = s["channelSummary"]
         .as_array()
         .into_iter()
@@ -96,6 +95,7 @@ fn human(s: &Value) -> String {
         let age = duration(session["age"].as_u64().unwrap_or_default());
         lines.push(format!("  {}  {age} ago", clean(&text(session, "key"))));
     }
+    lines.extend(asked(&s["connection"]));
     lines.join("\n")
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use gateway_client::CertPin;
-use gateway_config::{LoadRequest, Overrides, Settings, TlsSettings, TlsSource, load};
+use gateway_config::{Settings, TlsSettings, TlsSource};
 use gateway_core::clock::{Clock, SystemClock};
 use gateway_server::tls::{
     CertificateInfo, CertificateNames, PairFiles, TlsError, finish_next, make_own, prepare_next,
@@ -65,12 +65,7 @@ struct Place {
 impl Place {
     fn find(global: &Global) -> Result<Self, Failure> {
         let state_dir = std::path::absolute(global.state_dir()?)?;
-        let settings = load(LoadRequest {
-            state_dir: state_dir.clone(),
-            config_path: global.config.clone(),
-            overrides: Overrides::default(),
-            env: &|name| std::env::var(name).ok(),
-        })?;
+        let settings = global.settings()?;
         Ok(Self {
             files: PairFiles::of(&settings.gateway.tls.source, &state_dir),
             now_ms: SystemClock::new().now_ms(),

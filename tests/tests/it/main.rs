@@ -4,6 +4,7 @@
 mod discovery;
 mod fuzz;
 mod page;
+mod pressure;
 mod reload;
 mod schedule;
 mod telegram;

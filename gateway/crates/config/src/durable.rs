@@ -16,29 +16,18 @@ pub enum Existing {
 /// Writes `bytes` to `path` with mode 0600. Returns false if there was a file and `Existing::Keep` was asked.
 /// At no time is there a file at `path` with other than the old or the new bytes, also after a power loss.
 pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let dir = dir.unwrap_or(Path::new("."));
-    let (mut file, temp) = create_beside(dir, path)?;
-    let placed = (|| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        match existing {
-            Existing::Replace => std::fs::rename(&temp, path).map(|()| true),
-            // A hard link, unlike a rename, fails if there is a file, so that two starters cannot overwrite each other.
-            Existing::Keep => match std::fs::hard_link(&temp, path) {
-                Ok(()) => Ok(true),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-                Err(e) => Err(e),
-            },
-        }
-    })();
-    if existing == Existing::Keep || placed.is_err() {
-        // Left behind it would only be clutter with mode 0600; the outcome does not depend on it.
-        let _ = std::fs::remove_file(&temp);
-    }
-    let placed = placed?;
-    File::open(dir)?.sync_all()?;
-    Ok(placed)
+    place(path, bytes, |temp| match existing {
+        Existing::Replace => std::fs::rename(temp, path).map(|()| true),
+        // A hard link, unlike a rename, fails if there is a file, so that two starters cannot overwrite each other.
+        Existing::Keep => match std::fs::hard_link(temp, path) {
+            Ok(()) => {
+                let _ = std::fs::remove_file(temp);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(e),
+        },
+    })
 }
 
 /// As [`write`] with [`Existing::Replace`], if `still` holds at the last moment. Returns whether it did.
@@ -47,26 +36,34 @@ pub(crate) fn write_if(
     bytes: &[u8],
     still: impl FnOnce() -> bool,
 ) -> io::Result<bool> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let dir = dir.unwrap_or(Path::new("."));
-    let (mut file, temp) = create_beside(dir, path)?;
-    let placed = (|| {
-        file.write_all(bytes)?;
-        file.sync_all()?;
+    place(path, bytes, |temp| {
         if !still() {
             return Ok(false);
         }
-        std::fs::rename(&temp, path).map(|()| true)
-    })();
+        std::fs::rename(temp, path).map(|()| true)
+    })
+}
+
+/// Writes and syncs a file beside `path`, which `put` gives its name or does not.
+fn place(
+    path: &Path,
+    bytes: &[u8],
+    put: impl FnOnce(&Path) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    let (mut file, temp) = create_beside(dir, path)?;
+    let placed = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| put(&temp));
     if !matches!(placed, Ok(true)) {
-        // Left behind it would only be clutter with mode 0600.
+        // Left behind it would only be clutter with mode 0600; the outcome does not depend on it.
         let _ = std::fs::remove_file(&temp);
     }
-    if placed? {
-        File::open(dir)?.sync_all()?;
-        return Ok(true);
-    }
-    Ok(false)
+    let placed = placed?;
+    File::open(dir)?.sync_all()?;
+    Ok(placed)
 }
 
 /// Opens a file that only its owner can read, and makes it where it is not there.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gateway_config::HooksSettings;
 use gateway_protocol::ids::AgentId;
 use gateway_protocol::session_key::SessionKey;
-use gateway_store::{Remembered, SessionPatch, StoreError};
+use gateway_store::{Remembered, StoreError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -339,25 +339,8 @@ async fn answer(
     run.reply_to = reply_to;
     run.timeout_ms = ask.timeout_ms;
     run.profile.label = ask.name.map(|name| name.chars().take(200).collect());
-    let model = ask.model;
-    let accepted = tenant
-        .db()
-        .write(move |w| {
-            if let Some(model) = model
-                && w.get_run(&run.run_id)?.is_none()
-            {
-                let patch = SessionPatch {
-                    key: run.key.as_str().to_owned(),
-                    session_id: run.session_id.clone(),
-                    agent_id: run.agent_id.clone(),
-                    model: Some(model),
-                    ..SessionPatch::default()
-                };
-                w.upsert_session(&patch, run.now_ms)?;
-            }
-            accept_in_tx(w, run)
-        })
-        .await;
+    run.model = ask.model;
+    let accepted = tenant.db().write(move |w| accept_in_tx(w, run)).await;
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return HookAnswer::of_store(tenant, &error),

@@ -22,6 +22,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use crate::{
     app::App,
     budget::Permit,
+    descriptors::Spare,
     guard::Socket,
     handshakes::Handshakes,
     head::HeadFault,
@@ -77,6 +78,8 @@ impl Wire {
 /// Accepts until the listener is told to stop.
 pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc<Certificates>>) {
     let handshakes = Arc::new(Handshakes::default());
+    let mut spare = Spare::new();
+    let plain = tls.is_none();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -88,6 +91,9 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
             Err(error) => {
                 if !of_one_connection(&error) {
                     tracing::warn!(%error, "cannot accept connections; waiting");
+                    spare
+                        .refuse_one(&listener, |stream| too_busy(stream, plain))
+                        .await;
                     tokio::time::sleep(Duration::from_millis(ACCEPT_BACKOFF_MS)).await;
                 }
                 continue;
@@ -97,11 +103,8 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
             Ok(permit) => permit,
             Err(full) => {
                 tracing::debug!(?full, "connection not taken");
-                if tls.is_none() {
-                    // Fits any socket buffer; a peer that cannot take it loses nothing that it was owed.
-                    if let Ok(mut stream) = stream.into_std() {
-                        let _ = io::Write::write(&mut stream, http::reply::TOO_BUSY);
-                    }
+                if let Ok(stream) = stream.into_std() {
+                    too_busy(stream, plain);
                 }
                 continue;
             }
@@ -110,6 +113,14 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
         let (app, tls, handshakes) = (app.clone(), tls.clone(), handshakes.clone());
         let tasks = app.tasks.clone();
         tasks.spawn(connection(app, stream, peer, permit, tls, handshakes));
+    }
+}
+
+/// Refuses a connection; with TLS there are no words for it.
+fn too_busy(mut stream: std::net::TcpStream, plain: bool) {
+    if plain {
+        // Fits any socket buffer; a peer that cannot take it loses nothing that it was owed.
+        let _ = io::Write::write(&mut stream, http::reply::TOO_BUSY);
     }
 }
 

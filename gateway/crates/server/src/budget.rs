@@ -13,6 +13,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::limits::LOCAL_PLACES;
+
 /// Why a connection is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
@@ -27,6 +29,8 @@ pub(crate) enum Full {
 /// The listener's places.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    /// What the process has file descriptors for, whatever is asked for.
+    descriptors: usize,
     total: AtomicUsize,
     preauth: AtomicUsize,
     per_address: AtomicU32,
@@ -49,29 +53,52 @@ pub(crate) struct Permit {
 }
 
 impl Budget {
-    /// `total` connections, `preauth` of them unauthenticated, `per_address` of those from one address.
-    pub(crate) fn new(total: usize, preauth: usize, per_address: u32) -> Arc<Self> {
-        Arc::new(Self {
-            total: AtomicUsize::new(total),
-            preauth: AtomicUsize::new(preauth.min(total)),
-            per_address: AtomicU32::new(per_address),
+    /// `total` connections, `preauth` of them unauthenticated, `per_address` of those from one address; never more than
+    /// `descriptors`, of which strangers get half at most.
+    pub(crate) fn new(
+        descriptors: usize,
+        total: usize,
+        preauth: usize,
+        per_address: u32,
+    ) -> Arc<Self> {
+        let budget = Self {
+            descriptors,
+            total: AtomicUsize::new(0),
+            preauth: AtomicUsize::new(0),
+            per_address: AtomicU32::new(0),
             used: AtomicUsize::new(0),
             waiting: Mutex::default(),
-        })
+        };
+        budget.set(total, preauth, per_address);
+        Arc::new(budget)
     }
 
     /// Other sizes from now on. Places that are taken stay taken.
     pub(crate) fn set(&self, total: usize, preauth: usize, per_address: u32) {
+        if total > self.descriptors {
+            tracing::warn!(
+                wanted = total,
+                possible = self.descriptors,
+                "the limit of open files allows fewer connections than the configuration; raise it (`ulimit -n`, LimitNOFILE=)"
+            );
+        }
+        let total = total.min(self.descriptors);
         self.total.store(total, Ordering::Release);
-        self.preauth.store(preauth.min(total), Ordering::Release);
+        let strangers = preauth.min(total).min((self.descriptors / 2).max(1));
+        self.preauth.store(strangers, Ordering::Release);
         self.per_address.store(per_address, Ordering::Release);
     }
 
     /// Takes a place for a connection from `peer`, or says why not. Never waits.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Full> {
         let address = share_of(peer);
+        let own = if peer.to_canonical().is_loopback() {
+            LOCAL_PLACES
+        } else {
+            0
+        };
         let mut waiting = self.waiting.lock();
-        if waiting.all >= self.preauth.load(Ordering::Acquire) {
+        if waiting.all >= self.preauth.load(Ordering::Acquire) + own {
             return Err(Full::Preauth);
         }
         if waiting
@@ -84,7 +111,7 @@ impl Budget {
         if self
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < self.total.load(Ordering::Acquire)).then_some(n + 1)
+                (n < self.total.load(Ordering::Acquire) + own).then_some(n + 1)
             })
             .is_err()
         {
@@ -218,7 +245,7 @@ mod tests {
     /// Covers: R1, R2.
     #[test]
     fn each_address_has_its_share_and_authenticated_ones_are_not_counted() {
-        let budget = Budget::new(100, 10, 3);
+        let budget = Budget::new(1_000, 100, 10, 3);
         let mut a: Vec<_> = (0..3).map(|_| budget.take(ip(1)).unwrap()).collect();
         assert_eq!(budget.take(ip(1)).unwrap_err(), Full::Address);
         a[0].authenticated();
@@ -235,7 +262,7 @@ mod tests {
     /// Covers: R1.
     #[test]
     fn strangers_cannot_take_the_reserved_places() {
-        let budget = Budget::new(12, 10, 3);
+        let budget = Budget::new(1_000, 12, 10, 3);
         let strangers: Vec<_> = (0..10).map(|n| budget.take(ip(n)).unwrap()).collect();
         assert_eq!(budget.take(ip(200)).unwrap_err(), Full::Preauth);
         drop(strangers);
@@ -248,9 +275,32 @@ mod tests {
         assert_eq!(budget.take(ip(200)).unwrap_err(), Full::Total);
     }
 
+    /// Covers: F27.
+    #[test]
+    fn there_are_no_more_places_than_descriptors_and_this_machine_has_some_of_its_own() {
+        let budget = Budget::new(20, 1_000, 1_000, 100);
+        let strangers: Vec<_> = (0..10).map(|n| budget.take(ip(n)).unwrap()).collect();
+        assert_eq!(budget.take(ip(200)).unwrap_err(), Full::Preauth);
+        let local = "127.0.0.1".parse().unwrap();
+        drop(budget.take(local).unwrap());
+        drop(strangers);
+        let mut known: Vec<_> = Vec::new();
+        for n in 0..20 {
+            let mut p = budget.take(ip(n)).unwrap();
+            p.authenticated();
+            known.push(p);
+        }
+        assert_eq!(budget.take(ip(200)).unwrap_err(), Full::Total);
+        let mut operators: Vec<_> = Vec::new();
+        for _ in 0..LOCAL_PLACES {
+            operators.push(budget.take(local).unwrap());
+        }
+        assert_eq!(budget.take(local).unwrap_err(), Full::Total);
+    }
+
     #[test]
     fn one_ipv6_network_is_one_address() {
-        let budget = Budget::new(10, 10, 1);
+        let budget = Budget::new(1_000, 10, 10, 1);
         let _p = budget.take("2001:db8::1".parse().unwrap()).unwrap();
         assert_eq!(
             budget.take("2001:db8::ffff".parse().unwrap()).unwrap_err(),

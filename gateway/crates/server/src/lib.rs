@@ -6,6 +6,7 @@
 mod accept;
 mod app;
 mod budget;
+mod descriptors;
 pub mod discover;
 pub mod guard;
 mod handshakes;
@@ -18,6 +19,7 @@ mod stream;
 pub mod tls;
 mod ws;
 
+pub use descriptors::raise_descriptor_limit;
 pub use server::{
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
 };

@@ -24,6 +24,10 @@ pub const MAX_REQUESTS_PER_CONNECTION: u32 = 1_000;
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Connections that nobody has authenticated yet. The rest of [`MAX_CONNECTIONS`] is reserved for authenticated ones.
 pub const MAX_PREAUTH_CONNECTIONS: usize = 1_024;
+/// Places beyond the others, for connections from this machine: its operator gets in when everything is taken.
+pub const LOCAL_PLACES: usize = 8;
+/// File descriptors that connections leave to databases, guests and agents, beside those that are open at the start.
+pub const RESERVED_DESCRIPTORS: usize = 64;
 /// Wait after the process ran out of file descriptors.
 pub const ACCEPT_BACKOFF_MS: u64 = 100;
 /// Bytes that all request bodies of unauthenticated callers may hold in memory at once.

@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept,
     app::App,
-    budget,
+    budget, descriptors,
     discover::Findable,
     guard::Names,
     http, limits,
@@ -304,6 +304,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         own_limits,
         proxies: options.tolerated_proxies,
         budget: budget::Budget::new(
+            descriptors::places(),
             limits.max_connections,
             limits.preauth_total,
             limits.preauth_per_address,

@@ -98,6 +98,7 @@ impl From<rusqlite::Error> for StoreError {
             C::DatabaseCorrupt | C::NotADatabase => Self::Corrupt {
                 incident: e.to_string(),
             },
+            C::OperationInterrupted => Self::Busy("LONG_READ_PATIENCE_MS"),
             C::DatabaseBusy | C::DatabaseLocked => Self::Busy("database lock"),
             C::ConstraintViolation
                 if code.extended_code == ffi::SQLITE_CONSTRAINT_UNIQUE

@@ -14,6 +14,7 @@ pub mod limits;
 mod log_room;
 mod migrate;
 mod model;
+mod readings;
 mod repo;
 mod scripted;
 mod state_dir;

@@ -16,6 +16,8 @@ pub const WRITER_CACHE_KIB: i64 = 4 * 1024;
 pub const MAX_LOG_CHECKPOINTS: i64 = 8;
 /// Milliseconds of that wait.
 pub const RESTART_LOG_WAIT_MS: u64 = 50;
+/// Milliseconds that one read may hold the log up once it is that long; then it is cut short.
+pub const LONG_READ_PATIENCE_MS: u64 = 5_000;
 /// Pages by which a WAL file is made longer at the least, before it is full (see `log_room`).
 pub const LOG_STEP_MIN_PAGES: u64 = 32;
 /// Pages of the longest such step.

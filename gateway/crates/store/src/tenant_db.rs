@@ -1,11 +1,12 @@
 //! One tenant's database: opening, group commit, snapshot reads, quarantine.
 
 use crate::limits::{
-    BUSY_TIMEOUT_MS, CHECKPOINT_PAGES, MAX_IDLE_READERS_PER_TENANT, MAX_KEPT_WAL_BYTES,
-    MAX_LOG_CHECKPOINTS, MAX_QUEUED_WRITES_PER_TENANT, MAX_WRITES_PER_COMMIT,
+    BUSY_TIMEOUT_MS, CHECKPOINT_PAGES, LONG_READ_PATIENCE_MS, MAX_IDLE_READERS_PER_TENANT,
+    MAX_KEPT_WAL_BYTES, MAX_LOG_CHECKPOINTS, MAX_QUEUED_WRITES_PER_TENANT, MAX_WRITES_PER_COMMIT,
     QUICK_CHECK_MAX_BYTES, RESTART_LOG_WAIT_MS, WRITER_CACHE_KIB,
 };
 use crate::migrate::{self, Schema};
+use crate::readings::Readings;
 use crate::repo::{Read, Write};
 use crate::scripted::{CommitScript, WaitingWrites};
 use crate::state_dir::{private_dir, private_file, random_name, sync_dir};
@@ -90,6 +91,7 @@ pub(crate) struct Inner {
     queue: Mutex<Queue>,
     // Readers are dropped before the writer: the last connection to close checkpoints, and only the writer may write.
     readers: Mutex<Vec<Connection>>,
+    readings: Readings,
     writer: Mutex<Option<Connection>>,
     /// Whether the writer is open.
     opened: AtomicBool,
@@ -192,6 +194,7 @@ impl TenantDb {
                 closers: Vec::new(),
             }),
             readers: Mutex::new(Vec::new()),
+            readings: Readings::default(),
             writer: Mutex::new(None),
             opened: AtomicBool::new(false),
             session_edits: AtomicU64::new(0),
@@ -558,24 +561,35 @@ impl Inner {
         if self.dir.is_none() || !matches!(*self.health.lock(), Health::Ok) {
             return;
         }
-        // Answers how many frames the log has and how many of them are in the database.
-        let run = |mode: &str| -> Result<(i64, i64)> {
+        // Answers whether somebody was in the way, how many frames the log has and how many of them are in the database.
+        let run = |mode: &str| -> Result<(bool, i64, i64)> {
             let mut stmt = conn.prepare_cached(mode)?;
-            Ok(stmt.query_row([], |r| Ok((r.get(1)?, r.get(2)?)))?)
+            Ok(stmt.query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?)
         };
         let step = || -> Result<()> {
-            let (frames, done) = run("PRAGMA wal_checkpoint(NOOP)")?;
+            let (_, frames, done) = run("PRAGMA wal_checkpoint(NOOP)")?;
             self.make_log_room(frames)?;
             if frames - done >= self.checkpoint_pages {
                 run("PRAGMA wal_checkpoint(PASSIVE)")?;
             }
             if frames >= self.checkpoint_pages.saturating_mul(MAX_LOG_CHECKPOINTS) {
                 // Readers that always overlap keep the log from starting over, so it would grow for ever. Wait a moment
-                // for them; one that takes longer is left alone, and the next commit tries again.
+                // for them; the next commit tries again, and in the end who stays in the way is cut short.
                 conn.busy_timeout(Duration::from_millis(RESTART_LOG_WAIT_MS))?;
                 let restarted = run("PRAGMA wal_checkpoint(RESTART)");
                 conn.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
-                restarted?;
+                let in_the_way = match restarted {
+                    Ok((busy, ..)) => busy,
+                    Err(StoreError::Busy(_)) => true,
+                    Err(e) => return Err(e),
+                };
+                if in_the_way {
+                    let patience = Duration::from_millis(LONG_READ_PATIENCE_MS);
+                    let cut = self.readings.cut_longer_than(patience);
+                    if cut > 0 {
+                        tracing::warn!(tenant = %self.id, reads = cut, frames, "the log is long: reads that hold it up are cut short");
+                    }
+                }
             }
             Ok(())
         };
@@ -660,7 +674,10 @@ impl Inner {
                 self.open_reader()?
             }
         };
-        let result = snapshot(&conn, self.epoch, self.dir.as_deref(), closure);
+        let result = {
+            let _reading = self.readings.enter(&conn);
+            snapshot(&conn, self.epoch, self.dir.as_deref(), closure)
+        };
         let mut readers = self.readers.lock();
         // A closed or released store keeps no reader. `close_connections` clears the flag before it takes this lock.
         if self.opened.load(Ordering::Acquire)

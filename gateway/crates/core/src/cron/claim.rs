@@ -7,7 +7,7 @@ use gateway_protocol::methods::cron::{
     CronDeliveryMode, CronPayload, CronRunStatus, CronSpec, WakeMode,
 };
 use gateway_protocol::session_key::SessionKey;
-use gateway_store::{CronJobRow, CronRunEnd, CronRunRow, SessionPatch, StoreError, Write};
+use gateway_store::{CronJobRow, CronRunEnd, CronRunRow, StoreError, Write};
 use serde::{Deserialize, Serialize};
 
 use super::finish::{Finished, settle};
@@ -62,10 +62,7 @@ pub(super) enum Taken {
 /// What happens when a run is taken, prepared outside of the transaction.
 enum Work {
     /// The agent answers.
-    Turn {
-        run: Box<AcceptRun>,
-        model: Option<String>,
-    },
+    Turn(Box<AcceptRun>),
     /// A text is put before the main session; with a run it is looked at now.
     Event {
         key: String,
@@ -223,19 +220,7 @@ fn take_in_tx(
     }
     row.occurrence = occurrence;
     let accepted = match work {
-        Work::Turn { run, model } => {
-            if let Some(model) = model {
-                let patch = SessionPatch {
-                    key: run.key.as_str().to_owned(),
-                    session_id: run.session_id.clone(),
-                    agent_id: run.agent_id.clone(),
-                    model: Some(model),
-                    ..SessionPatch::default()
-                };
-                w.upsert_session(&patch, now)?;
-            }
-            Some(accept_in_tx(w, *run)?)
-        }
+        Work::Turn(run) => Some(accept_in_tx(w, *run)?),
         Work::Event { key, text, run } => {
             if !text.is_empty() {
                 w.push_system_event(&key, &text, now)?;
@@ -472,15 +457,13 @@ async fn prepare(
                     let mut run = run_in(key, message);
                     if own {
                         run.profile.label = Some(job.name.clone());
+                        run.model.clone_from(model);
                     }
                     // Whole milliseconds; the bound was checked when the job was written.
                     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
                     let ms = timeout_seconds.map(|s| (s * 1_000.0) as u64);
                     run.timeout_ms = ms.filter(|ms| *ms > 0);
-                    Work::Turn {
-                        run,
-                        model: model.clone().filter(|_| own),
-                    }
+                    Work::Turn(run)
                 }
             }
         }

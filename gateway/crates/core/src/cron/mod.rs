@@ -237,13 +237,10 @@ async fn work(weak: Weak<Tenant>, mut seen: (i64, u64)) {
         {
             let mut gate = tenant.cron().gate.lock();
             gate.again = false;
-            if !gate.open {
+            if !gate.open || tenant.sessions().is_draining() {
                 gate.working = false;
                 return;
             }
-        }
-        if tenant.sessions().is_draining() {
-            return;
         }
         let set_back = was_set_back(&tenant, &mut seen);
         // Nothing happened, and nothing is due: the store is left alone.

@@ -81,6 +81,8 @@ pub struct AcceptRun {
     pub request_hash: String,
     /// See [`SessionProfile`].
     pub profile: SessionProfile,
+    /// Model that the session has from this run on; `None` leaves it as it is.
+    pub model: Option<String>,
     /// Longest time for the run in ms, if the caller set one.
     pub timeout_ms: Option<u64>,
     /// Refuse unless this is the session's present id.
@@ -123,6 +125,7 @@ impl AcceptRun {
             origin,
             reply_to: None,
             profile: SessionProfile::default(),
+            model: None,
             timeout_ms: None,
             expected_session_id: None,
             tap: None,
@@ -267,6 +270,7 @@ fn accept_rows(
         account: a.profile.account.clone(),
         peer: a.profile.peer.clone(),
         status: Some("running".to_owned()),
+        model: a.model.clone(),
         ..SessionPatch::default()
     };
     w.upsert_session(&patch, a.now_ms)?;

@@ -482,6 +482,18 @@ impl RunEvents {
         );
     }
 
+    /// The rows of a run whose end was told before they could be written.
+    pub(crate) fn late(&self, session: Option<&SessionRow>, messages: &[MessageRow]) {
+        self.rows(messages);
+        session_changed(
+            &self.tenant,
+            &self.cell.key,
+            &self.cell.agent_id,
+            "agent.input.settled",
+            session,
+        );
+    }
+
     fn rows(&self, messages: &[MessageRow]) {
         for m in messages {
             message_added(&self.tenant, &self.cell.agent_id, m);

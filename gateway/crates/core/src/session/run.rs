@@ -30,8 +30,11 @@ use crate::limits::{
 use crate::tenant::Tenant;
 use crate::trace::{Stage, stage};
 
-/// Tries of the transaction that ends a run, when the store is full or busy; the pauses double from 100 ms.
+/// Tries of the transaction that ends a run, when the store is full or busy, before those who wait are told that it is not
+/// recorded; the pauses double from 100 ms.
 const END_TRIES: u32 = 8;
+/// Pause between further tries, in ms.
+const END_RETRY_MS: u64 = 2_000;
 
 /// Puts an accepted run behind the others of its session. Call it after the commit that accepted it.
 pub fn kick(tenant: &Arc<Tenant>, accepted: Accepted) -> AcceptOutcomeInfo {
@@ -519,20 +522,17 @@ async fn conclude(
         .agents()
         .get(&cell.agent_id)
         .map_or_else(String::new, |a| a.backend.provider().to_owned());
+    let mut recorded = record(tenant, cell, &ended, &provider).await;
     let mut pause = Duration::from_millis(100);
-    let mut recorded = Err(StoreError::Closed);
-    for attempt in 1..=END_TRIES {
-        recorded = record(tenant, cell, &ended, &provider).await;
-        match &recorded {
-            Err(error) if error.is_retryable() && attempt < END_TRIES => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            _ => break,
+    for _ in 1..END_TRIES {
+        if !recorded.as_ref().is_err_and(StoreError::is_retryable) {
+            break;
         }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+        recorded = record(tenant, cell, &ended, &provider).await;
     }
-    let now = tenant.now_ms();
-    let mut outcome = RunOutcome {
+    let outcome = RunOutcome {
         run_id: cell.run_id.clone(),
         session_key: cell.key.clone(),
         state: ended.state,
@@ -541,67 +541,127 @@ async fn conclude(
         error_kind: ended.error_kind.clone(),
         stop_reason: ended.stop_reason.clone(),
         usage: ended.usage,
-        provider,
+        provider: provider.clone(),
         model: ended.model.clone().unwrap_or_default(),
         accepted_at: cell.accepted_at,
-        ended_at: now,
+        ended_at: tenant.now_ms(),
     };
     tenant.sessions().runs_ended.fetch_add(1, Ordering::Relaxed);
     let own = RunEvents::new(tenant.clone(), cell);
     let events = events.unwrap_or(&own);
     match recorded {
         Ok(recorded) => {
-            // Out of the table before anybody is told, so that who asks next finds the row.
-            tenant.sessions().table.lock().by_run.remove(&cell.run_id);
-            if let Some(session) = &recorded.session {
-                let sessions = tenant.sessions();
-                sessions.touched(&cell.key, &cell.agent_id, session.updated_at);
-                if recorded.job.is_some() {
-                    // A job's turn may have been taken out of the conversation.
-                    sessions.tails.forget(&cell.key);
-                } else {
-                    for row in &recorded.messages {
-                        let kept = Kept::new(row);
-                        sessions
-                            .tails
-                            .append(&cell.key, &cell.session_id, kept, now);
-                    }
-                }
-            }
-            tenant.health().nudge();
-            if let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to) {
-                let trace = to.trace.as_deref().unwrap_or("-");
-                match recorded.answer {
-                    Answer::None => {}
-                    Answer::Queued => {
-                        stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
-                        delivery.wake(&to.kind, &to.account);
-                    }
-                    Answer::Claimed(row) => {
-                        stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
-                        delivery.deliver(*row, to.clone());
-                    }
-                }
-            }
-            release(tenant, cell);
-            events.end(&outcome, recorded.session.as_ref(), &recorded.messages);
-            if let Some(job) = recorded.job {
-                crate::cron::tell(tenant, job);
-            }
+            settle(tenant, cell, recorded, |session, messages| {
+                events.end(&outcome, session, messages);
+            });
+            tell(tenant, cell, outcome);
         }
         Err(error) => {
-            // The row stays unfinished: the next start takes the run up again. Those who wait are told.
-            let told = tenant.faults().internal("run end", &error.to_string());
-            outcome.state = RunState::Error;
-            outcome.error = Some(match error {
-                StoreError::Full => "storage is full: the answer could not be recorded".to_owned(),
-                _ => told.message,
-            });
-            outcome.error_kind = Some("storage".to_owned());
-            release(tenant, cell);
+            let internal = tenant.faults().internal("run end", &error.to_string());
+            let text = match error {
+                StoreError::Full => {
+                    "storage is full: the answer is recorded when there is room again".to_owned()
+                }
+                _ => internal.message,
+            };
+            let outcome = RunOutcome {
+                state: RunState::Error,
+                error: Some(text),
+                error_kind: Some("storage".to_owned()),
+                ..outcome
+            };
             events.end(&outcome, None, &[]);
+            tell(tenant, cell, outcome);
+            // Otherwise the row stays unfinished, and the next start takes the run up again.
+            if error.is_retryable()
+                && let Some(recorded) = record_late(tenant, cell, &ended, &provider).await
+            {
+                settle(tenant, cell, recorded, |session, messages| {
+                    events.late(session, messages);
+                });
+            }
+            release(tenant, cell);
         }
     }
+}
+
+/// Tries to record an end of which those who waited were told that it is not recorded. The session waits meanwhile, so that
+/// what comes later in its transcript stands later. `None`: the gateway stops, or no further try is of use.
+async fn record_late(
+    tenant: &Arc<Tenant>,
+    cell: &Arc<RunCell>,
+    ended: &Arc<Ended>,
+    provider: &str,
+) -> Option<Recorded> {
+    loop {
+        tokio::select! {
+            biased;
+            () = tenant.stop_token().cancelled() => return None,
+            () = tokio::time::sleep(Duration::from_millis(END_RETRY_MS)) => {}
+        }
+        if tenant.sessions().is_draining() {
+            return None;
+        }
+        match record(tenant, cell, ended, provider).await {
+            Ok(recorded) => return Some(recorded),
+            Err(error) if error.is_retryable() => {}
+            Err(error) => {
+                tenant.faults().internal("run end", &error.to_string());
+                return None;
+            }
+        }
+    }
+}
+
+/// What follows the commit that ended a run. `announce` tells the clients.
+fn settle(
+    tenant: &Arc<Tenant>,
+    cell: &Arc<RunCell>,
+    recorded: Recorded,
+    announce: impl FnOnce(Option<&gateway_store::SessionRow>, &[MessageRow]),
+) {
+    // Out of the table before anybody is told, so that who asks next finds the row.
+    tenant.sessions().table.lock().by_run.remove(&cell.run_id);
+    if let Some(session) = &recorded.session {
+        let sessions = tenant.sessions();
+        sessions.touched(&cell.key, &cell.agent_id, session.updated_at);
+        if recorded.job.is_some() {
+            // A job's turn may have been taken out of the conversation.
+            sessions.tails.forget(&cell.key);
+        } else {
+            let now = tenant.now_ms();
+            for row in &recorded.messages {
+                let kept = Kept::new(row);
+                sessions
+                    .tails
+                    .append(&cell.key, &cell.session_id, kept, now);
+            }
+        }
+    }
+    tenant.health().nudge();
+    if let (Some(delivery), Some(to)) = (tenant.delivery(), &cell.reply_to) {
+        let trace = to.trace.as_deref().unwrap_or("-");
+        match recorded.answer {
+            Answer::None => {}
+            Answer::Queued => {
+                stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                delivery.wake(&to.kind, &to.account);
+            }
+            Answer::Claimed(row) => {
+                stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                delivery.deliver(*row, to.clone());
+            }
+        }
+    }
+    release(tenant, cell);
+    announce(recorded.session.as_ref(), &recorded.messages);
+    if let Some(job) = recorded.job {
+        crate::cron::tell(tenant, job);
+    }
+}
+
+/// Tells the log and those who wait.
+fn tell(tenant: &Tenant, cell: &RunCell, outcome: RunOutcome) {
     tenant.log(
         if outcome.state == RunState::Error {
             "WARN"

@@ -279,3 +279,49 @@ fn the_log_stays_short_under_readers() {
     // 400 commits of some 6 pages would be 10 MB; eight checkpoints' worth, and what came while it waited, is far less.
     assert!(wal < 3_000_000, "the log has {wal} bytes");
 }
+
+/// A read that would go on for a minute: the writes go on meanwhile, it is told to come again after a while, and the log does
+/// not grow any more.
+/// Covers: F30.
+#[test]
+fn a_read_that_holds_the_log_up_is_cut_short() {
+    let (_tmp, opened, _) = one_tenant(pool());
+    let db = opened.tenant_with("busy", pool(), SyncMode::Off, 20);
+    session(&db, KEY);
+    let reader = {
+        let db = db.clone();
+        std::thread::spawn(move || {
+            let began = std::time::Instant::now();
+            db.read_now(|r| {
+                while began.elapsed() < std::time::Duration::from_secs(60) {
+                    r.history(KEY, 50, None, 0)?;
+                }
+                Ok(())
+            })
+        })
+    };
+    let wal = || {
+        let log = db.dir().unwrap().join("tenant.sqlite-wal");
+        std::fs::metadata(log).unwrap().len()
+    };
+    let mut written = 0;
+    let mut write = || {
+        db.write(move |w| w.append_message(&message(&format!("m{written}")), written))
+            .wait()
+            .unwrap();
+        written += 1;
+    };
+    while !reader.is_finished() {
+        write();
+    }
+    assert_eq!(
+        reader.join().unwrap(),
+        Err(StoreError::Busy("LONG_READ_PATIENCE_MS"))
+    );
+    let longest = wal();
+    for _ in 0..300 {
+        write();
+    }
+    assert!(wal() <= longest, "{} bytes, then {}", longest, wal());
+    println!("{written} writes, the log has {} bytes", wal());
+}

@@ -1,0 +1,248 @@
+//! What runs out: file descriptors, room on the disk.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use gateway_tests::process::{Gateway, guests_dir};
+use gateway_tests::ws::Ws;
+use serde_json::{Value, json};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::trace::post;
+
+/// What a process has used of the processors, in clock ticks.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    // utime and stime are fields 14 and 15 of the line; two stand before the bracket closes.
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn open_descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count()
+}
+
+fn limit_descriptors(pid: u32, soft: usize) {
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Connections from many addresses of this machine that never say a word.
+async fn flood(port: u16, count: u8) -> Vec<TcpStream> {
+    let mut open = Vec::new();
+    for n in 0..count {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = Ipv4Addr::new(127, 1, 0, 1 + n % 200);
+        socket.bind((from, 0).into()).unwrap();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        open.push(socket.connect(to).await.unwrap());
+    }
+    open
+}
+
+async fn turn(ws: &mut Ws, id: &str) {
+    let p = json!({"sessionKey": "main", "message": format!("hello {id}"), "idempotencyKey": id});
+    ws.call("chat.send", p).await.unwrap();
+    let p = json!({"runId": id, "timeoutMs": 60_000});
+    let ended = ws.call("agent.wait", p).await.unwrap();
+    assert_eq!(ended["status"], "ok", "{ended}");
+}
+
+/// 256 descriptors, and more strangers than that: the databases and the connections that are there go on, and the program does
+/// not turn in a circle. Then there is not a single descriptor left: whoever comes is refused in words, and everything is as
+/// before when there are some again.
+/// Covers: F27.
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptors_run_out_and_nobody_inside_notices() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start_limited(&dir.path().join("state"), 256);
+    let (port, pid) = (gateway.port, gateway.pid());
+    let mut ws = Ws::connect(port, "/", &gateway.token()).await.unwrap();
+    turn(&mut ws, "before").await;
+
+    let quiet = open_descriptors(pid);
+    let strangers = flood(port, 250).await;
+    turn(&mut ws, "among-strangers").await;
+    assert!(
+        open_descriptors(pid) < 256 - 32,
+        "{}",
+        open_descriptors(pid)
+    );
+    drop(strangers);
+    let mut looks = 0;
+    while open_descriptors(pid) > quiet {
+        looks += 1;
+        assert!(looks < 600, "{} are open", open_descriptors(pid));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // One that waits is refused; the rest of the time the loop sleeps.
+    limit_descriptors(pid, open_descriptors(pid));
+    let (ticks, looked) = (cpu_ticks(pid), std::time::Instant::now());
+    let refused = tokio::task::spawn_blocking(move || {
+        let mut refused = 0;
+        while looked.elapsed() < Duration::from_secs(3) {
+            let mut socket = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+            let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+            let mut answer = [0_u8; 12];
+            if socket.read_exact(&mut answer).is_ok() && answer == *b"HTTP/1.1 503" {
+                refused += 1;
+            }
+        }
+        refused
+    })
+    .await
+    .unwrap();
+    let seconds = looked.elapsed().as_secs_f64();
+    #[allow(clippy::cast_precision_loss)]
+    let share = (cpu_ticks(pid) - ticks) as f64 / 100.0 / seconds;
+    assert!(refused > 0, "nobody was refused in words");
+    assert!(share < 0.2, "{share:.2} of a processor for refusing");
+    turn(&mut ws, "without-descriptors").await;
+
+    limit_descriptors(pid, 256);
+    let mut again = Ws::connect(port, "/", &gateway.token()).await.unwrap();
+    turn(&mut again, "after").await;
+    println!("{refused} refused, {share:.3} of a processor");
+}
+
+/// Fills a file until there is no room.
+fn fill(path: &std::path::Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    let zeros = vec![0_u8; 64 * 1024];
+    // The last bytes too: a page that is left over is room for a commit.
+    for piece in [zeros.len(), 4096, 512, 1] {
+        while file.write_all(&zeros[..piece]).is_ok() {}
+    }
+}
+
+/// A disk without room: what writes is refused and nothing of it is there, what reads goes on, a webhook's sender is told to come
+/// again, the configuration stays what it was, and a run that was going on ends with its answer told. When there is room, all of
+/// it works again without anybody's help, the answer of that run is in its transcript, and the sender's second try arrives once.
+/// Covers: F3.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_what_is_new_and_heals_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let wasm = guests_dir();
+    let flags = ["--wasm-dir", wasm.to_str().unwrap()];
+    let Some(gateway) = Gateway::start_on_small_disk(&state, 48, &flags) else {
+        return;
+    };
+    let state = gateway.state.clone();
+    let secret =
+        std::fs::read_to_string(state.join("secrets/main/webhook-default-signing")).unwrap();
+    let secret = [("x-webhook-secret", secret.trim())];
+    let inbound = |id: &str| {
+        let body =
+            json!({"id": id, "from": {"id": "una"}, "text": "from outside", "reply": "hold"});
+        async move {
+            post(
+                gateway.port,
+                "/channels/webhook/default/inbound",
+                &secret,
+                &body,
+            )
+            .await
+        }
+    };
+    assert_eq!(inbound("m1").await.0, 200);
+    let (ok, listed, _) = gateway.cli(&["pairing", "list", "--json"]);
+    assert!(ok, "{listed}");
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let code = listed["requests"][0]["requestId"].as_str().unwrap();
+    assert!(gateway.cli(&["pairing", "approve", code]).0);
+    let mut ws = Ws::connect(gateway.port, "/", &gateway.token())
+        .await
+        .unwrap();
+    turn(&mut ws, "before").await;
+    let talked = |shown: &Value| {
+        let of = |role: &str| {
+            let all = shown["messages"].as_array().unwrap();
+            all.iter().filter(|m| m["role"] == role).count()
+        };
+        (of("user"), of("assistant"))
+    };
+    let history = json!({"sessionKey": "main", "limit": 1_000});
+    let (asked, answered) = talked(&ws.call("chat.history", history.clone()).await.unwrap());
+    // The boot script's greeting is an answer that nobody asked for.
+    let greetings = answered - asked;
+    let config = std::fs::read_to_string(state.join("gateway.json5")).unwrap();
+
+    let filler = state.join("filler");
+    fill(&filler);
+    // What room the log had is used up first.
+    let mut accepted = 0;
+    let refusal = loop {
+        let p = json!({"sessionKey": "main", "message": "x".repeat(2_000), "idempotencyKey": format!("full-{accepted}")});
+        match ws.call("chat.send", p).await {
+            Ok(_) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 20_000, "the disk is not full");
+    };
+    assert_eq!(refusal["code"], "UNAVAILABLE", "{refusal}");
+    assert_eq!(refusal["retryable"], true, "{refusal}");
+    assert_eq!(refusal["details"]["code"], "STORAGE_FULL", "{refusal}");
+    assert_eq!(inbound("m2").await.0, 503);
+    let shown = ws
+        .call("chat.history", json!({"sessionKey": "main"}))
+        .await
+        .unwrap();
+    assert!(!shown["messages"].as_array().unwrap().is_empty());
+    ws.call("health", json!({})).await.unwrap();
+    ws.call("status", json!({})).await.unwrap();
+    let (ok, _, error) = gateway.cli(&["config", "set", "logging.level", "debug"]);
+    assert!(
+        !ok && (error.contains("full") || error.contains("space")),
+        "{error}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(state.join("gateway.json5")).unwrap(),
+        config
+    );
+    // Nothing half is left lying about.
+    let beside = std::fs::read_dir(&state).unwrap();
+    let temps = beside.filter(|e| {
+        let name = e.as_ref().unwrap().file_name();
+        name.to_string_lossy().contains(".tmp")
+    });
+    assert_eq!(temps.count(), 0);
+
+    std::fs::remove_file(&filler).unwrap();
+    let mut tries = 0;
+    while inbound("m2").await.0 != 200 {
+        tries += 1;
+        assert!(tries < 100, "there is room, and it is not seen");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    turn(&mut ws, "after").await;
+    // Every message that was accepted has its answer, those too whose end met the full disk.
+    let mut looks = 0;
+    loop {
+        let shown = ws.call("chat.history", history.clone()).await.unwrap();
+        let (asked, answered) = talked(&shown);
+        if asked + greetings == answered {
+            break;
+        }
+        looks += 1;
+        assert!(looks < 300, "{asked} asked, {answered} answered");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(gateway.cli(&["config", "set", "logging.level", "debug"]).0);
+    println!(
+        "{accepted} accepted on the room that the log had, {tries} tries after it was there again"
+    );
+}
