@@ -7,6 +7,7 @@ mod page;
 mod pressure;
 mod reload;
 mod schedule;
+mod storm;
 mod telegram;
 mod tenants;
 mod tidy;

@@ -7,6 +7,7 @@ mod crash;
 mod cron;
 mod events;
 mod flow;
+mod full_disk;
 mod intake;
 mod reload;
 mod sim;
