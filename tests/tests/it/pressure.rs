@@ -1,4 +1,4 @@
-//! What runs out: file descriptors, room on the disk.
+//! What runs out: file descriptors, room on the disk, memory.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -245,4 +245,69 @@ async fn a_full_disk_refuses_what_is_new_and_heals_by_itself() {
     println!(
         "{accepted} accepted on the room that the log had, {tries} tries after it was there again"
     );
+}
+
+/// Clients that do not read what waits for them make the process reach its limit of memory. They are cut off, whoever comes is told
+/// to come later, and a conversation goes on. With a higher limit, set while it runs, everybody is let in again.
+/// Covers: F28.
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_memory_those_who_do_not_read_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let gateway = Gateway::start(&state, &[]);
+    let (port, token) = (gateway.port, gateway.token());
+    let mut ws = Ws::connect(port, "/", &token).await.unwrap();
+    turn(&mut ws, "before").await;
+    let mut lazy = Vec::new();
+    for _ in 0..4 {
+        let mut one = Ws::connect(port, "/", &token).await.unwrap();
+        one.call("sessions.subscribe", json!({})).await.unwrap();
+        lazy.push(one);
+    }
+    let limit = |mb: &str| gateway.cli(&["config", "set", "gateway.limits.memoryMb", mb]);
+    assert!(limit("40").0);
+    let refused = || async {
+        let strangers = flood(port, 12).await;
+        let mut refused = 0;
+        for mut one in strangers {
+            let mut answer = [0_u8; 12];
+            let look = tokio::io::AsyncReadExt::read_exact(&mut one, &mut answer);
+            let came = tokio::time::timeout(Duration::from_millis(300), look).await;
+            refused += usize::from(came.is_ok_and(|r| r.is_ok()) && answer == *b"HTTP/1.1 503");
+        }
+        refused
+    };
+    let mut sent = 0;
+    loop {
+        let text = format!("{sent} {}", "x".repeat(120_000));
+        let p =
+            json!({"sessionKey": "big", "message": text, "idempotencyKey": format!("big-{sent}")});
+        ws.call("chat.send", p).await.unwrap();
+        let p = json!({"runId": format!("big-{sent}"), "timeoutMs": 60_000});
+        ws.call("agent.wait", p).await.unwrap();
+        sent += 1;
+        if sent % 20 == 0 && refused().await > 0 {
+            break;
+        }
+        assert!(sent < 600, "the limit was not felt");
+    }
+    // Those who did not read are gone.
+    for mut one in lazy {
+        let mut looks = 0;
+        while one.frame().await.is_some() {
+            looks += 1;
+            assert!(looks < 100_000, "still connected");
+        }
+    }
+    turn(&mut ws, "in-need").await;
+
+    assert!(limit("4096").0);
+    let mut looks = 0;
+    while refused().await > 0 {
+        looks += 1;
+        assert!(looks < 100, "there is room, and it is not seen");
+    }
+    let mut again = Ws::connect(port, "/", &token).await.unwrap();
+    turn(&mut again, "after").await;
+    println!("felt after {sent} messages of 120 kB");
 }

@@ -1207,6 +1207,7 @@ fn limits(o: &LimitsOptions) -> GatewayLimits {
     let d = GatewayLimits::default();
     GatewayLimits {
         max_connections: o.max_connections.unwrap_or(d.max_connections),
+        memory_mb: o.memory_mb.or(d.memory_mb),
         preauth_per_ip: o.preauth_per_ip.unwrap_or(d.preauth_per_ip),
         preauth_total: o.preauth_total.unwrap_or(d.preauth_total),
         handshake_timeout_ms: o.handshake_timeout_ms.unwrap_or(d.handshake_timeout_ms),

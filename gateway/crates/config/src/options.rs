@@ -198,6 +198,10 @@ pub struct LimitsOptions {
     /// Open connections in all (default 10000).
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<u32>,
+    /// MiB of memory from which on the process sheds load (default: the limit of its control group, if it has one). At 85 % new
+    /// connections are refused and clients that do not read are cut off, at 95 % the largest guest is ended.
+    #[schemars(range(min = 16, max = 1_048_576))]
+    pub memory_mb: Option<u32>,
     /// Unfinished handshakes per client address (default 32).
     #[schemars(range(min = 1, max = 100_000))]
     pub preauth_per_ip: Option<u32>,

@@ -41,7 +41,7 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         map.insert(
             "limits".to_owned(),
             json!({
-                "maxConnections": l.max_connections, "preauthPerIp": l.preauth_per_ip, "preauthTotal": l.preauth_total,
+                "maxConnections": l.max_connections, "memoryMb": l.memory_mb, "preauthPerIp": l.preauth_per_ip, "preauthTotal": l.preauth_total,
                 "handshakeTimeoutMs": l.handshake_timeout_ms, "authFailures": l.auth_failures,
                 "authWindowMs": l.auth_window_ms, "authLockoutMs": l.auth_lockout_ms,
                 "drainTimeoutMs": l.drain_timeout_ms,

@@ -203,6 +203,8 @@ impl Bind {
 pub struct GatewayLimits {
     /// Open connections in all.
     pub max_connections: u32,
+    /// MiB of memory from which on the process sheds load; `None`: the control group's limit.
+    pub memory_mb: Option<u32>,
     /// Connections that have not finished their handshake, per client address.
     pub preauth_per_ip: u32,
     /// Connections that have not finished their handshake, in all.
@@ -223,6 +225,7 @@ impl Default for GatewayLimits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            memory_mb: None,
             preauth_per_ip: 32,
             preauth_total: 1_024,
             handshake_timeout_ms: 15_000,

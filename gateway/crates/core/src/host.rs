@@ -662,6 +662,12 @@ impl Host {
         &self.shared
     }
 
+    /// The process is short of memory: guests without work give back what they hold; with `end_largest` the largest of those
+    /// that are at work is ended. Gives whose it was and its bytes.
+    pub fn relieve_memory(&self, end_largest: bool) -> Option<(String, usize)> {
+        self.shared.plugins.as_ref()?.relieve_memory(end_largest)
+    }
+
     /// Caught panics and internal errors.
     #[must_use]
     pub fn faults(&self) -> &Faults {

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -24,6 +24,8 @@ pub(crate) enum Full {
     Preauth,
     /// This address holds its share of them.
     Address,
+    /// The process is short of memory.
+    Memory,
 }
 
 /// The listener's places.
@@ -35,6 +37,7 @@ pub(crate) struct Budget {
     preauth: AtomicUsize,
     per_address: AtomicU32,
     used: AtomicUsize,
+    shedding: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
@@ -67,6 +70,7 @@ impl Budget {
             preauth: AtomicUsize::new(0),
             per_address: AtomicU32::new(0),
             used: AtomicUsize::new(0),
+            shedding: AtomicBool::new(false),
             waiting: Mutex::default(),
         };
         budget.set(total, preauth, per_address);
@@ -98,6 +102,9 @@ impl Budget {
             0
         };
         let mut waiting = self.waiting.lock();
+        if self.shedding.load(Ordering::Acquire) && waiting.all >= own {
+            return Err(Full::Memory);
+        }
         if waiting.all >= self.preauth.load(Ordering::Acquire) + own {
             return Err(Full::Preauth);
         }
@@ -123,6 +130,11 @@ impl Budget {
             budget: self.clone(),
             address: Some(address),
         })
+    }
+
+    /// Takes no new connection, but a few of this machine's operator.
+    pub(crate) fn shed(&self, shed: bool) {
+        self.shedding.store(shed, Ordering::Release);
     }
 
     /// Connections held now.
@@ -296,6 +308,22 @@ mod tests {
             operators.push(budget.take(local).unwrap());
         }
         assert_eq!(budget.take(local).unwrap_err(), Full::Total);
+    }
+
+    /// Covers: F28.
+    #[test]
+    fn short_of_memory_only_this_machine_gets_in() {
+        let budget = Budget::new(1_000, 100, 100, 100);
+        budget.shed(true);
+        assert_eq!(budget.take(ip(1)).unwrap_err(), Full::Memory);
+        let local = "127.0.0.1".parse().unwrap();
+        let operators: Vec<_> = (0..LOCAL_PLACES)
+            .map(|_| budget.take(local).unwrap())
+            .collect();
+        assert_eq!(budget.take(local).unwrap_err(), Full::Memory);
+        drop(operators);
+        budget.shed(false);
+        drop(budget.take(ip(1)).unwrap());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod handshakes;
 pub mod head;
 mod http;
 pub mod limits;
+mod memory;
 mod rpc;
 mod server;
 mod stream;

@@ -28,6 +28,16 @@ pub const MAX_PREAUTH_CONNECTIONS: usize = 1_024;
 pub const LOCAL_PLACES: usize = 8;
 /// File descriptors that connections leave to databases, guests and agents, beside those that are open at the start.
 pub const RESERVED_DESCRIPTORS: usize = 64;
+/// Share of the memory limit from which new connections are refused and clients that do not read are cut off, in percent.
+pub const TIGHT_PERCENT: u64 = 85;
+/// Share of it from which the largest guest is ended, in percent.
+pub const CRITICAL_PERCENT: u64 = 95;
+/// How far below a level its measures end, in percent of the limit.
+pub const RELAX_PERCENT: u64 = 10;
+/// Time between two looks at the memory that is used, in ms.
+pub const MEMORY_LOOK_MS: u64 = 500;
+/// Bytes that may wait for one client while memory is short.
+pub const SHED_QUEUE_BYTES: usize = 64 * 1024;
 /// Wait after the process ran out of file descriptors.
 pub const ACCEPT_BACKOFF_MS: u64 = 100;
 /// Bytes that all request bodies of unauthenticated callers may hold in memory at once.

@@ -19,7 +19,7 @@ use crate::{
     budget, descriptors,
     discover::Findable,
     guard::Names,
-    http, limits,
+    http, limits, memory,
     tls::{CertificateNames, CertificateStatus, Certificates, TlsError},
     ws::timer::Timer,
 };
@@ -324,6 +324,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let timer_stop = CancellationToken::new();
     tokio::spawn(app.timer.clone().run(timer_stop.clone()));
     tokio::spawn(app.clone().follow_settings());
+    tokio::spawn(memory::watch(app.clone()));
     let accepting = tokio::spawn(accept::accept(app.clone(), listener, certificates.clone()));
     if let Some(certificates) = &certificates {
         tokio::spawn(certificates.clone().watch(app.stop.clone()));

@@ -483,6 +483,7 @@ async fn linger(a: &Inner) -> bool {
 
 fn too_old(a: &Inner, live: &Live) -> bool {
     match a.plugin.manifest.lifecycle {
+        _ if live.is_doomed() => true,
         Lifecycle::Fresh => true,
         Lifecycle::Burst => {
             live.served >= limits::MAX_EVENTS_PER_INSTANCE

@@ -39,6 +39,13 @@ pub(crate) struct Live {
     _place: OwnedSemaphorePermit,
 }
 
+impl Live {
+    /// It was chosen to end, because the process runs out of memory.
+    pub(crate) fn is_doomed(&self) -> bool {
+        self.store.data().limiter.doomed().is_some()
+    }
+}
+
 /// What to call.
 pub(crate) enum Work {
     /// One call of `on-event` with all of them.
@@ -67,13 +74,21 @@ fn store(engine: &Engine, spec: StateSpec) -> Store<GuestState> {
     store.limiter(|s| &mut s.limiter);
     store.set_hostcall_fuel(limits::HOSTCALL_FUEL_BYTES);
     store.set_max_component_handles(limits::MAX_COMPONENT_HANDLES);
-    store.epoch_deadline_callback(|cx| match cx.data().ctl.as_ref().map(|c| c.tick()) {
+    store.epoch_deadline_callback(|cx| match cx.data().limiter.doomed() {
+        Some(limit) => Err(wasmtime::Error::new(limit)),
+        None => at_deadline(cx.data()),
+    });
+    store
+}
+
+/// What happens to a guest whose slice is over.
+fn at_deadline(state: &GuestState) -> wasmtime::Result<UpdateDeadline> {
+    match state.ctl.as_ref().map(|c| c.tick()) {
         Some(Tick::Continue(n)) => Ok(UpdateDeadline::Continue(n)),
         Some(Tick::Yield(n)) => Ok(UpdateDeadline::Yield(n)),
         Some(Tick::Stop(limit)) => Err(wasmtime::Error::new(limit)),
         None => Ok(UpdateDeadline::Interrupt),
-    });
-    store
+    }
 }
 
 /// Why the guest ended badly. The library reports some limits as text only; each such text has a test.
@@ -597,6 +612,7 @@ mod tests {
             io: Io::Nobody,
             rt: None,
             memory: 8 << 20,
+            held: crate::memory::Instances::default().add(String::new()),
             log: Arc::default(),
             log_per_min: 1,
             log_name: Arc::from("test"),

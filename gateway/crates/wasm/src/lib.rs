@@ -12,6 +12,7 @@ pub mod host;
 mod lanes;
 pub mod limits;
 pub mod manifest;
+mod memory;
 pub mod plugin;
 mod state;
 pub mod types;

@@ -15,6 +15,7 @@ use crate::engine::engine;
 use crate::lanes::Lanes;
 use crate::limits::{self, LimitExceeded};
 use crate::manifest::{Class, Manifest, ManifestError, World};
+use crate::memory::Instances;
 use crate::state::{GuestState, Io, LogBudget, StateSpec, linker};
 use crate::types::Descriptor;
 use crate::world::boot_v0_1::BootScriptPre;
@@ -70,6 +71,7 @@ pub struct PluginHost {
     places_large: Arc<Semaphore>,
     /// Told when somebody waits for a place: instances without work go at once.
     pub(crate) pressure: Notify,
+    instances: Arc<Instances>,
 }
 
 impl std::fmt::Debug for PluginHost {
@@ -97,6 +99,7 @@ pub struct Plugin {
     /// Compiled code came from the cache.
     pub from_cache: bool,
     engine: Engine,
+    instances: Arc<Instances>,
     pre: Pre,
     pub(crate) id: Arc<str>,
     pub(crate) methods: Arc<[String]>,
@@ -137,7 +140,11 @@ impl Plugin {
         rt: Option<tokio::runtime::Handle>,
         log: Arc<LogBudget>,
     ) -> StateSpec {
+        let held = self
+            .instances
+            .add(format!("{} of tenant {}", self.id, io.tenant()));
         StateSpec {
+            held,
             io,
             rt,
             memory: self.manifest.limits.memory,
@@ -236,7 +243,16 @@ impl PluginHost {
             places_small: Arc::new(Semaphore::new(options.pool_instances.max(1) as usize)),
             places_large: Arc::new(Semaphore::new(limits::MAX_LARGE_INSTANCES)),
             pressure: Notify::new(),
+            instances: Arc::default(),
         }))
+    }
+
+    /// The process is short of memory: instances without work are given back, and the largest of those that are left is ended, as
+    /// if it had met a limit of its own. Gives whose it was and its bytes.
+    pub fn relieve_memory(&self, end_largest: bool) -> Option<(String, usize)> {
+        let ended = end_largest.then(|| self.instances.doom_largest()).flatten();
+        self.pressure.notify_waiters();
+        ended
     }
 
     /// Loads every `DIR/<id>/plugin.toml`, in order of names. Reading and compiling is done on a thread of its own; one bad plugin
@@ -436,6 +452,7 @@ impl PluginHost {
             descriptor: None,
             from_cache,
             engine: engine.clone(),
+            instances: self.instances.clone(),
             pre,
             id,
             methods,

@@ -16,6 +16,7 @@ use crate::host::{AccountHost, BootHost};
 use crate::lanes::Ctl;
 use crate::limits::{self, LimitExceeded};
 use crate::manifest::{Capability, World};
+use crate::memory::Held;
 use crate::types::{
     self as ty, Effects, FaultKind, GuestRequest, GuestResponse, HostError, HttpFault, KvWrite,
     Level, Submit, WakeChange,
@@ -35,6 +36,17 @@ pub(crate) enum Io {
     Account(Arc<dyn AccountHost>),
     /// A boot script.
     Boot(Arc<dyn BootHost>),
+}
+
+impl Io {
+    /// Whose the instance is.
+    pub(crate) fn tenant(&self) -> &str {
+        match self {
+            Self::Nobody => "-",
+            Self::Account(io) => io.tenant(),
+            Self::Boot(io) => io.tenant(),
+        }
+    }
 }
 
 /// Which export runs.
@@ -118,6 +130,7 @@ impl LogBudget {
 
 /// Sums what all memories and tables of an instance take.
 pub(crate) struct Limiter {
+    held: Arc<Held>,
     memory: usize,
     memory_max: usize,
     tables: usize,
@@ -126,13 +139,21 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(memory_max: usize) -> Self {
+    pub(crate) fn new(memory_max: usize, held: Arc<Held>) -> Self {
         Self {
+            held,
             memory: 0,
             memory_max,
             tables: 0,
             met: None,
         }
+    }
+
+    /// The instance was chosen to end, because the process runs out of memory.
+    pub(crate) fn doomed(&self) -> Option<LimitExceeded> {
+        self.held
+            .is_doomed()
+            .then(|| LimitExceeded::new("memory of the whole process", self.memory as u64, "bytes"))
     }
 }
 
@@ -144,6 +165,10 @@ impl ResourceLimiter for Limiter {
         _maximum: Option<usize>,
     ) -> Result<bool> {
         let sum = self.memory.saturating_sub(current).saturating_add(desired);
+        if let Some(limit) = self.doomed() {
+            self.met = Some(limit);
+            return Ok(false);
+        }
         if sum > self.memory_max {
             self.met = Some(LimitExceeded::new(
                 "memory",
@@ -153,6 +178,7 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         self.memory = sum;
+        self.held.set(sum);
         Ok(true)
     }
 
@@ -226,6 +252,7 @@ pub(crate) struct StateSpec {
     pub(crate) io: Io,
     pub(crate) rt: Option<Handle>,
     pub(crate) memory: usize,
+    pub(crate) held: Arc<Held>,
     pub(crate) log: Arc<LogBudget>,
     pub(crate) log_per_min: u32,
     pub(crate) log_name: Arc<str>,
@@ -237,7 +264,7 @@ impl GuestState {
         Self {
             io: spec.io,
             rt: spec.rt,
-            limiter: Limiter::new(spec.memory),
+            limiter: Limiter::new(spec.memory, spec.held),
             log: spec.log,
             log_per_min: spec.log_per_min,
             log_name: spec.log_name,

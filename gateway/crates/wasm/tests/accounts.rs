@@ -195,6 +195,44 @@ async fn memory_of_hogs_at_once_is_bounded_by_their_limits() {
     );
 }
 
+/// The process is short of memory: who has no work gives its instance back, and the largest of the others is ended in the middle of
+/// what it does, with an error that says why. Both go on.
+/// Covers: F28.
+#[tokio::test]
+async fn short_of_memory_the_largest_guest_is_ended() {
+    let host = plugin_host(10);
+    let (a_io, b_io) = (TestHost::new("a"), TestHost::new("b"));
+    let limits = "[limits]\nmemory = \"24MiB\"\ncpu_ms = 60000\ncall_ms = 60000\n[run]\nlifecycle = \"warm\"";
+    let plugin = hostile(&host, limits).await;
+    let (a, b) = (
+        account(&host, &plugin, &a_io),
+        account(&host, &plugin, &b_io),
+    );
+    a.event(command("M")).await.unwrap();
+    let loops = {
+        let b = b.clone();
+        tokio::spawn(async move { b.send(message("l")).await })
+    };
+    until("b runs", || b.state() == AccountStatus::Running).await;
+    assert_eq!(a.state(), AccountStatus::Running);
+    let (owner, bytes) = host.relieve_memory(true).unwrap();
+    assert!(owner.ends_with("of tenant a"), "{owner}");
+    assert!(bytes > 20 << 20, "{bytes}");
+    until("a holds nothing", || a.state() == AccountStatus::Idle).await;
+    assert!(!loops.is_finished());
+    let mut ended = None;
+    until("b is chosen", || {
+        ended = host.relieve_memory(true);
+        ended.is_some()
+    })
+    .await;
+    assert!(ended.unwrap().0.ends_with("of tenant b"));
+    let ended = format!("{:?}", loops.await.unwrap());
+    assert!(ended.contains("memory of the whole process"), "{ended}");
+    a.event(command("n")).await.unwrap();
+    b.event(command("n")).await.unwrap();
+}
+
 /// A forged handle is refused and costs the instance.
 #[tokio::test]
 async fn a_guest_that_lies_about_handles_is_refused() {

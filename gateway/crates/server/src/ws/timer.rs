@@ -114,6 +114,24 @@ impl Shared {
         self.all.give(cost);
     }
 
+    /// Whether more than so many bytes waited; then they are gone, and the connection has to be closed.
+    fn cut_if_above(&self, bytes: usize) -> bool {
+        let mut queue = self.queue.lock();
+        if queue.behind || queue.bytes <= bytes {
+            return false;
+        }
+        queue.behind = true;
+        self.all.give(std::mem::take(&mut queue.bytes));
+        let waiting = (
+            std::mem::take(&mut queue.events),
+            std::mem::take(&mut queue.frames),
+        );
+        drop(queue);
+        drop(waiting);
+        self.waker.wake();
+        true
+    }
+
     fn take_in(&self, len: usize, may_drop: bool, add: impl FnOnce(&mut Queue)) {
         let cost = len + QUEUED_EVENT_OVERHEAD_BYTES;
         let mut queue = self.queue.lock();
@@ -206,6 +224,16 @@ impl Timer {
             timer: self.clone(),
             key,
         }
+    }
+
+    /// Cuts off every connection for which more than so many bytes wait, and gives them back at once; says how many there were.
+    pub(crate) fn cut_slower_than(&self, bytes: usize) -> usize {
+        let conns = self.conns.lock();
+        conns
+            .live
+            .values()
+            .filter(|shared| shared.cut_if_above(bytes))
+            .count()
     }
 
     /// Tells every connection, present and future, to end.

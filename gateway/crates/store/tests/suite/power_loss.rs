@@ -425,7 +425,7 @@ fn no_acknowledged_message_is_lost_when_the_power_goes() {
     if skipped() {
         return;
     }
-    let (cuts, ops) = if long() { (4_000, "300") } else { (200, "25") };
+    let (cuts, ops) = if long() { (1_000, "100") } else { (200, "25") };
     let (acked, points, failures) = power_loss("full", cuts, ops);
     println!(
         "{points} power losses over {acked} acknowledged messages, {} with a loss",
