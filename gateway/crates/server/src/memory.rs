@@ -4,7 +4,11 @@
 //! and instances of guests without work are given back. From [`CRITICAL_PERCENT`] on the largest guest is ended, one at a time. The limit
 //! is `gateway.limits.memoryMb`, or that of the control group; without either nothing is watched.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     app::App,
@@ -52,7 +56,7 @@ pub(crate) async fn watch(app: Arc<App>) {
         }
         let shares = [
             configured.and_then(|limit| Some((own_bytes()?, limit))),
-            group.as_ref().and_then(group_bytes),
+            group.as_deref().and_then(group_bytes),
         ];
         let percent = shares
             .into_iter()
@@ -120,7 +124,7 @@ fn control_group() -> Option<PathBuf> {
 }
 
 /// What the group holds and may hold, in bytes. Pages of files that nobody used for a while are not counted.
-fn group_bytes(dir: &PathBuf) -> Option<(u64, u64)> {
+fn group_bytes(dir: &Path) -> Option<(u64, u64)> {
     let limit = number(dir.join("memory.max"))?;
     let current = number(dir.join("memory.current"))?;
     let stat = std::fs::read_to_string(dir.join("memory.stat")).ok()?;
