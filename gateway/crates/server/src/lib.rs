@@ -16,6 +16,7 @@ mod rpc;
 mod server;
 mod stream;
 pub mod tls;
+mod traffic;
 mod ws;
 
 pub use server::{

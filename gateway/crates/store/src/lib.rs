@@ -17,6 +17,7 @@ mod model;
 mod repo;
 mod scripted;
 mod state_dir;
+mod stats;
 mod tenant_db;
 mod writer;
 
@@ -27,6 +28,7 @@ pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
 pub use scripted::{CommitScript, Unanswered, WaitingWrites};
 pub use state_dir::StateDir;
+pub use stats::CommitStats;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
 pub use writer::{Pending, WriterPool};
 

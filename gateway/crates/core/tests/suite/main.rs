@@ -8,6 +8,7 @@ mod cron;
 mod events;
 mod flow;
 mod intake;
+mod observe;
 mod reload;
 mod sim;
 mod support;
