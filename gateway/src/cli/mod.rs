@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod boot;
 mod call;
 mod channels;
@@ -98,6 +99,9 @@ enum Command {
     /// Senders who want to be let in.
     #[command(subcommand)]
     Pairing(pairing::Command),
+    /// Who did what: the audit log, and whether it is as it was written.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Replies on their way, and those whose fate is unknown.
     #[command(subcommand)]
     Outbox(outbox::Command),
@@ -149,6 +153,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Chat(args) => block_on(chat::run(global, args)),
         Command::Channels(command) => channels::run(global, command),
         Command::Pairing(command) => block_on(pairing::run(global, command)),
+        Command::Audit(command) => block_on(audit::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
         Command::Secret(command) => secret::run(global, command),
         Command::Tls(command) => tls::run(global, command),
@@ -250,6 +255,8 @@ mod tests {
             "gateway pairing list",
             "gateway pairing approve ABCD-1234",
             "gateway outbox list --state unknown",
+            "gateway audit list --before 7 --limit 10",
+            "gateway audit verify --json",
             "gateway secret set NAME",
             "gateway boot list",
             "gateway serve --tls",

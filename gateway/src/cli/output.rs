@@ -1,6 +1,5 @@
 //! What is printed: for people or as JSON, and how the program ends.
 
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -129,39 +128,13 @@ impl From<io::Error> for Failure {
 
 /// Text without control characters (they could drive the terminal): `\u{…}` stands for each.
 pub fn clean(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        push_clean(&mut out, c);
-    }
-    out
+    gateway_core::logs::escape(text).into_owned()
 }
 
 /// Like [`clean`], but line breaks stay.
 pub fn clean_lines(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c == '\n' {
-            out.push('\n');
-        } else {
-            push_clean(&mut out, c);
-        }
-    }
-    out
-}
-
-fn push_clean(out: &mut String, c: char) {
-    // Direction marks can make a line read otherwise than it is.
-    let turns =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    match c {
-        '\n' => out.push_str("\\n"),
-        '\t' => out.push(' '),
-        c if c.is_control() || turns => {
-            // Writing into a String does not fail.
-            let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-        }
-        c => out.push(c),
-    }
+    let lines: Vec<String> = text.split('\n').map(clean).collect();
+    lines.join("\n")
 }
 
 /// Prints a result: as one JSON document with `--json`, else by `human`.

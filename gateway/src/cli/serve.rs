@@ -168,7 +168,13 @@ fn start_logs(settings: &Settings) -> Result<LogGuard, Failure> {
         .secrets()
         .into_iter()
         .map(|s| s.expose().to_owned());
-    Ok(logs::start(settings.logging, Redactor::new(secrets))?)
+    logs::start(&settings.logging, Redactor::new(secrets)).map_err(|error| {
+        Failure::new(
+            Exit::Config,
+            error.to_string(),
+            "name a place that can be written with logging.file.path, or leave the key out",
+        )
+    })
 }
 
 /// Path → flag of what flags override.
@@ -194,13 +200,13 @@ async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<()
     let mut hangup = signal(SignalKind::hangup())?;
     let mut host = HostOptions::new(place.state_dir.clone(), settings);
     host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
-    host.log_sink = Some(Arc::new(logs::TenantLines));
+    host.log_sink = Some(Arc::new(logs.tenant_lines()));
     host.config = Some(place.file.clone());
     host.refused.clone_from(&place.refused);
     host.on_settings = Some(Arc::new(move |new, old| {
         let secrets = new.secrets().into_iter().chain(old.secrets());
         logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
-        logs.set_level(new.logging.level);
+        logs.set_levels(&new.logging);
     }));
     let options = GatewayServerOptions::new(host);
     let stop = options.shutdown.clone();

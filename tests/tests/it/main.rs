@@ -3,6 +3,7 @@
 
 mod discovery;
 mod fuzz;
+mod observe;
 mod page;
 mod pressure;
 mod reload;

@@ -1515,6 +1515,8 @@ fn steady(name: &str, text: &str) -> String {
         "status",
         "system-presence",
         "logs.tail",
+        "audit.entries",
+        "audit.verify",
         "channels.status",
         "sessions.list",
         "outbox.list",
@@ -1522,7 +1524,7 @@ fn steady(name: &str, text: &str) -> String {
     if !moving.contains(&name) {
         return text.to_owned();
     }
-    if name == "logs.tail" {
+    if matches!(name, "logs.tail" | "audit.entries" | "audit.verify") {
         // Each call leaves lines itself.
         return String::new();
     }

@@ -14,7 +14,9 @@ use crate::source::join_key;
 /// Body of a hook request, in bytes, where nothing else is written.
 const BODY_DEFAULT_BYTES: u32 = 256 * 1024;
 /// First parts of paths that are taken.
-const TAKEN: [&str; 6] = ["channels", "v1", "rpc", "t", "healthz", "readyz"];
+const TAKEN: [&str; 9] = [
+    "channels", "v1", "rpc", "t", "health", "healthz", "ready", "readyz", "metrics",
+];
 
 /// Hooks.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

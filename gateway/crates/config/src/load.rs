@@ -15,8 +15,9 @@ use crate::include::Files;
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
-    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, MdnsModeOption, Options,
-    QueueModeOption, RemoteOptions, SecretRef, SessionOptions, TlsOptions,
+    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, LoggingOptions,
+    MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions, SecretRef,
+    SessionOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -472,23 +473,72 @@ impl Resolver<'_> {
             gateway,
             tenants,
             plugins_dir,
-            logging: LoggingSettings {
-                level: flags.log_level.unwrap_or(match o.logging.level {
-                    Some(LogLevelOption::Error) => LogLevel::Error,
-                    Some(LogLevelOption::Warn) => LogLevel::Warn,
-                    Some(LogLevelOption::Debug) => LogLevel::Debug,
-                    Some(LogLevelOption::Trace) => LogLevel::Trace,
-                    Some(LogLevelOption::Info) | None => LogLevel::Info,
-                }),
-                format: flags.log_format.unwrap_or(match o.logging.format {
-                    Some(LogFormatOption::Json) => LogFormat::Json,
-                    Some(LogFormatOption::Text) | None => LogFormat::Text,
-                }),
-            },
+            logging: self.logging(&o.logging, flags),
+            otlp: self.otlp(&o.telemetry.otlp),
             discovery: self.discovery(o),
             hash,
             warnings: Vec::new(),
             written: Written::default(),
+        }
+    }
+
+    fn otlp(&mut self, o: &OtlpOptions) -> Option<OtlpSettings> {
+        let written = o.endpoint.as_deref()?;
+        let token = o
+            .token
+            .as_ref()
+            .and_then(|token| self.secret("telemetry.otlp.token", MAIN_TENANT, token));
+        let Some(endpoint) = validate::base_url(written) else {
+            self.bad(
+                "telemetry.otlp.endpoint",
+                "not an address of a collector",
+                "write it like http://127.0.0.1:4318",
+            );
+            return None;
+        };
+        Some(OtlpSettings { endpoint, token })
+    }
+
+    fn logging(&mut self, o: &LoggingOptions, flags: &Overrides) -> LoggingSettings {
+        let mut targets = BTreeMap::new();
+        for (target, level) in &o.targets {
+            // Lines of libraries below `warn` can hold headers, and headers hold secrets.
+            if target.starts_with("gateway") {
+                targets.insert(target.clone(), log_level(*level));
+            } else {
+                self.bad(
+                    &join_key("logging.targets", target),
+                    "not a part of the gateway",
+                    "write a name that begins with \"gateway\", for example gateway_store or gateway::call",
+                );
+            }
+        }
+        let file = match o.file.path.as_deref() {
+            None => None,
+            Some("") => {
+                self.bad(
+                    "logging.file.path",
+                    "must not be empty",
+                    "leave the key out",
+                );
+                None
+            }
+            Some(path) => Some(LogFileSettings {
+                path: self.request.state_dir.join(path),
+                max_bytes: o.file.max_bytes.unwrap_or(16 * 1024 * 1024),
+                keep: o.file.keep.unwrap_or(5),
+            }),
+        };
+        LoggingSettings {
+            level: flags
+                .log_level
+                .unwrap_or(o.level.map_or(LogLevel::Info, log_level)),
+            format: flags.log_format.unwrap_or(match o.format {
+                Some(LogFormatOption::Json) => LogFormat::Json,
+                Some(LogFormatOption::Text) | None => LogFormat::Text,
+            }),
+            targets,
+            file,
         }
     }
 
@@ -1201,6 +1251,16 @@ pub(crate) fn valid_slug(slug: &str) -> bool {
         && slug
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+fn log_level(level: LogLevelOption) -> LogLevel {
+    match level {
+        LogLevelOption::Error => LogLevel::Error,
+        LogLevelOption::Warn => LogLevel::Warn,
+        LogLevelOption::Info => LogLevel::Info,
+        LogLevelOption::Debug => LogLevel::Debug,
+        LogLevelOption::Trace => LogLevel::Trace,
+    }
 }
 
 fn limits(o: &LimitsOptions) -> GatewayLimits {

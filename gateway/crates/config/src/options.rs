@@ -51,6 +51,9 @@ pub struct Options {
     /// What is logged and how.
     #[schemars(extend("x-reload" = "live"))]
     pub logging: LoggingOptions,
+    /// Where traces go.
+    #[schemars(extend("x-reload" = "restart-process"))]
+    pub telemetry: TelemetryOptions,
     /// How the gateway lets itself be found.
     #[schemars(extend("x-reload" = "restart-process"))]
     pub discovery: DiscoveryOptions,
@@ -415,6 +418,43 @@ pub struct LoggingOptions {
     /// `text` (default) or `json`.
     #[schemars(extend("x-reload" = "restart-process"))]
     pub format: Option<LogFormatOption>,
+    /// Levels of parts of the gateway by the beginning of their names, for example `{ "gateway_store": "debug" }` or `{ "gateway::call": "debug" }` (every call of a method). The longest beginning counts.
+    pub targets: BTreeMap<String, LogLevelOption>,
+    /// A file for the same lines, besides standard error.
+    #[schemars(extend("x-reload" = "restart-process"))]
+    pub file: LogFileOptions,
+}
+
+/// A log file, made with mode 0600. When it is full it is renamed to `<path>.1`, and so on.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LogFileOptions {
+    /// Where it is, relative to the state directory (default: there is none).
+    pub path: Option<String>,
+    /// Bytes of the file before the next one is begun (default 16777216).
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub max_bytes: Option<u64>,
+    /// Full files that are kept (default 5).
+    #[schemars(range(min = 1, max = 100))]
+    pub keep: Option<u32>,
+}
+
+/// Traces of messages for a collector.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TelemetryOptions {
+    /// By the OpenTelemetry protocol.
+    pub otlp: OtlpOptions,
+}
+
+/// OTLP over HTTP, as JSON.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OtlpOptions {
+    /// Address of the collector, `http(s)://host:4318`; `/v1/traces` is added (default: there is none).
+    pub endpoint: Option<String>,
+    /// Its bearer token, if it wants one.
+    pub token: Option<SecretRef>,
 }
 
 /// Written log level.

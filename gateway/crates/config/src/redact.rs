@@ -57,6 +57,15 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         }
         map.insert("gateway".to_owned(), gateway);
         if tenant.slug == MAIN_TENANT {
+            if let Some(otlp) = &settings.otlp {
+                map.insert(
+                    "telemetry".to_owned(),
+                    json!({ "otlp": {
+                        "endpoint": otlp.endpoint,
+                        "token": otlp.token.as_ref().map(|_| REDACTED),
+                    } }),
+                );
+            }
             map.insert(
                 "discovery".to_owned(),
                 json!({
@@ -70,6 +79,10 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             json!({
                 "level": settings.logging.level.as_str(),
                 "format": match settings.logging.format { LogFormat::Text => "text", LogFormat::Json => "json" },
+                "targets": settings.logging.targets.iter().map(|(target, level)| (target.clone(), json!(level.as_str()))).collect::<Map<String, Value>>(),
+                "file": settings.logging.file.as_ref().filter(|_| tenant.slug == MAIN_TENANT).map(|file| json!({
+                    "path": file.path.to_string_lossy(), "maxBytes": file.max_bytes, "keep": file.keep,
+                })),
             }),
         );
     }

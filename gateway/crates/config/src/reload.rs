@@ -157,7 +157,8 @@ impl Plan {
             tenants,
             names: touched("gateway.allowedHosts") || touched("gateway.allowedOrigins"),
             limits: touched("gateway.limits"),
-            log_level: old.logging.level != new.logging.level,
+            log_level: old.logging.level != new.logging.level
+                || old.logging.targets != new.logging.targets,
             changes,
         }
     }
@@ -251,7 +252,9 @@ impl Settings {
         self.gateway.remote_mode = running.gateway.remote_mode;
         self.discovery.clone_from(&running.discovery);
         self.plugins_dir.clone_from(&running.plugins_dir);
+        self.otlp.clone_from(&running.otlp);
         self.logging.format = running.logging.format;
+        self.logging.file.clone_from(&running.logging.file);
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);
         if open && !self.gateway.bind.is_loopback() {
             return Err(ConfigError {

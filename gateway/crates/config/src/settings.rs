@@ -31,6 +31,8 @@ pub struct Settings {
     pub plugins_dir: Option<PathBuf>,
     /// Log level and format.
     pub logging: LoggingSettings,
+    /// Where traces go; `None`: nowhere.
+    pub otlp: Option<OtlpSettings>,
     /// How the gateway lets itself be found.
     pub discovery: DiscoverySettings,
     /// Lower-case hex SHA-256 of the file's bytes; empty text when there is no file. Changes with every edit.
@@ -69,6 +71,7 @@ impl Settings {
             all.extend(tenant.cron.webhook.secrets.values());
             all.extend(tenant.hooks.iter().map(|hooks| &hooks.token));
         }
+        all.extend(self.otlp.iter().filter_map(|otlp| otlp.token.as_ref()));
         all
     }
 }
@@ -457,12 +460,36 @@ pub struct BootScriptSettings {
 }
 
 /// Logging.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggingSettings {
     /// Lowest level that is written.
     pub level: LogLevel,
     /// Text lines or one JSON object a line.
     pub format: LogFormat,
+    /// Levels by the beginning of a target; all are the gateway's own.
+    pub targets: BTreeMap<String, LogLevel>,
+    /// A file for the same lines.
+    pub file: Option<LogFileSettings>,
+}
+
+/// A collector of traces.
+#[derive(Debug, Clone)]
+pub struct OtlpSettings {
+    /// `http(s)://host[:port][/path]`, without a trailing slash, user name or query.
+    pub endpoint: String,
+    /// Its bearer token.
+    pub token: Option<Secret>,
+}
+
+/// A log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFileSettings {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes before the next one is begun.
+    pub max_bytes: u64,
+    /// Full files that are kept.
+    pub keep: u32,
 }
 
 /// Log level.

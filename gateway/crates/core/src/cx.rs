@@ -99,6 +99,8 @@ pub struct Caller {
     pub surface: Surface,
     /// Its address.
     pub ip: Option<IpAddr>,
+    /// What let it in, by a name that says nothing about the secret; `None` inside of the process.
+    pub credential: Option<Box<str>>,
 }
 
 impl Caller {
@@ -118,6 +120,7 @@ impl Caller {
             },
             surface: Surface::Internal,
             ip: None,
+            credential: None,
         }
     }
 }
@@ -140,6 +143,8 @@ pub struct Cx {
     pub traceparent: Option<Box<str>>,
     /// Key by which a repeated call of an internal caller is recognised, where the params have no such field.
     pub idempotency: Option<Box<str>>,
+    /// Where the call is written down; set by the dispatcher.
+    pub audit: crate::audit::Audit,
 }
 
 impl Cx {
@@ -153,6 +158,7 @@ impl Cx {
             interim: None,
             traceparent: None,
             idempotency: None,
+            audit: crate::audit::Audit::default(),
         }
     }
 }

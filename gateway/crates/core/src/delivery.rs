@@ -7,6 +7,8 @@ use gateway_protocol::methods::channels as wire;
 use gateway_protocol::methods::system::BootListResult;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audit;
+
 /// Where the answer of a run goes. Kept with the run (`reply_to_json`), so that a restart knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -64,9 +66,17 @@ pub trait ChannelControl: Send + Sync + 'static {
         p: wire::ChannelsStatusParams,
     ) -> ControlResult<'_, wire::ChannelsStatusResult>;
     /// `channels.start`.
-    fn start(&self, p: wire::ChannelsStartParams) -> ControlResult<'_, wire::ChannelsSwitchResult>;
+    fn start(
+        &self,
+        p: wire::ChannelsStartParams,
+        audit: Audit,
+    ) -> ControlResult<'_, wire::ChannelsSwitchResult>;
     /// `channels.stop`.
-    fn stop(&self, p: wire::ChannelsStopParams) -> ControlResult<'_, wire::ChannelsSwitchResult>;
+    fn stop(
+        &self,
+        p: wire::ChannelsStopParams,
+        audit: Audit,
+    ) -> ControlResult<'_, wire::ChannelsSwitchResult>;
     /// `channels.pairing.list`.
     fn pairing_list(
         &self,
@@ -76,6 +86,7 @@ pub trait ChannelControl: Send + Sync + 'static {
     fn pairing_approve(
         &self,
         p: wire::ChannelsPairingApproveParams,
+        audit: Audit,
     ) -> ControlResult<'_, wire::ChannelsPairingApproveResult>;
     /// `send`: the same idempotency key with the same params sends nothing again.
     fn send(&self, p: wire::SendParams) -> ControlResult<'_, wire::SendResult>;

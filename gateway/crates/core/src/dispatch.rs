@@ -10,9 +10,11 @@ use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::method::{Class, refuse_unknown};
 use serde_json::value::RawValue;
 
+use crate::audit::Audit;
 use crate::cx::Cx;
 use crate::host::Host;
 use crate::limits::{COMMAND_DEADLINE_MS, QUERY_DEADLINE_MS};
+use crate::metrics::Timed;
 use crate::registry::Handler;
 
 /// Where a call is after [`dispatch`].
@@ -53,9 +55,19 @@ pub fn dispatch(
     params: Option<&RawValue>,
     strict: bool,
 ) -> Dispatched {
+    let mut cx = cx;
+    if let Some(entry) = host.registry().get(method).filter(|e| e.audited) {
+        cx.audit = Audit::begin(&cx, entry.spec.name);
+    }
     match admit(host, &cx, method, strict) {
-        Err(error) => Dispatched::Ready(Err(error)),
-        Ok(entry) => run(host, entry, cx, params, strict),
+        Err(error) => {
+            let timed = Timed::begin(&cx, crate::metrics::place_of(method));
+            Dispatched::Ready(timed.end(Err(error)))
+        }
+        Ok(entry) => {
+            let timed = Timed::begin(&cx, entry.place);
+            run(host, entry, cx, params, strict, timed)
+        }
     }
 }
 
@@ -90,6 +102,12 @@ fn admit<'h>(
                 .retry_after_ms(500),
         );
     }
+    if entry.counted {
+        let now = cx.tenant.clock().monotonic_ms();
+        cx.tenant
+            .write_limiter()
+            .admit(entry.spec.name, caller.ip, now)?;
+    }
     Ok(entry)
 }
 
@@ -99,6 +117,7 @@ fn run(
     cx: Cx,
     params: Option<&RawValue>,
     strict: bool,
+    timed: Timed,
 ) -> Dispatched {
     let name = entry.spec.name;
     let faults = host.faults().clone();
@@ -106,7 +125,8 @@ fn run(
         Handler::Sync(handler) => {
             let result =
                 std::panic::catch_unwind(AssertUnwindSafe(|| handler(&cx, params, strict)));
-            Dispatched::Ready(result.unwrap_or_else(|panic| Err(faults.panicked(name, &*panic))))
+            let result = result.unwrap_or_else(|panic| Err(faults.panicked(name, &*panic)));
+            Dispatched::Ready(timed.end(result))
         }
         Handler::Async(handler) => {
             let cancel = cx.cancel.clone();
@@ -114,8 +134,10 @@ fn run(
                 std::panic::catch_unwind(AssertUnwindSafe(|| handler(cx, params, strict)));
             let future = match started {
                 Ok(Ok(future)) => future,
-                Ok(Err(error)) => return Dispatched::Ready(Err(error)),
-                Err(panic) => return Dispatched::Ready(Err(faults.panicked(name, &*panic))),
+                Ok(Err(error)) => return Dispatched::Ready(timed.end(Err(error))),
+                Err(panic) => {
+                    return Dispatched::Ready(timed.end(Err(faults.panicked(name, &*panic))));
+                }
             };
             let guarded = AssertUnwindSafe(future).catch_unwind();
             let finished = move |r: Result<Result<Bytes, RpcError>, Panic>| match r {
@@ -125,24 +147,23 @@ fn run(
             match entry.spec.class {
                 // May outlive every default deadline; ends with its caller.
                 Class::Wait => {
-                    Dispatched::Pending(Box::pin(async move { finished(guarded.await) }))
+                    Dispatched::Pending(Box::pin(async move { timed.end(finished(guarded.await)) }))
                 }
                 Class::Command => Dispatched::Pending(Box::pin(async move {
-                    match tokio::time::timeout(Duration::from_millis(COMMAND_DEADLINE_MS), guarded)
-                        .await
-                    {
+                    let limit = Duration::from_millis(COMMAND_DEADLINE_MS);
+                    timed.end(match tokio::time::timeout(limit, guarded).await {
                         Ok(r) => finished(r),
                         Err(_) => Err(deadline(name)),
-                    }
+                    })
                 })),
                 Class::Query => Dispatched::Pending(Box::pin(async move {
-                    let timed =
+                    let limited =
                         tokio::time::timeout(Duration::from_millis(QUERY_DEADLINE_MS), guarded);
-                    tokio::select! {
+                    timed.end(tokio::select! {
                         biased;
-                        r = timed => match r { Ok(r) => finished(r), Err(_) => Err(deadline(name)) },
+                        r = limited => match r { Ok(r) => finished(r), Err(_) => Err(deadline(name)) },
                         () = cancel.cancelled() => Err(RpcError::unavailable("cancelled")),
-                    }
+                    })
                 })),
             }
         }

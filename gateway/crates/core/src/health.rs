@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gateway_protocol::event;
 use gateway_protocol::methods::system::{
-    AgentHealth, ConfigReload, HealthSnapshot, PluginHealth, RecentSession, SessionsHealth,
-    StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent, StatusResult,
-    StatusRuns, StatusSession, StatusSessions,
+    AgentHealth, ConfigReload, HealthSnapshot, PartState, PluginHealth, RecentSession,
+    SessionsHealth, StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent,
+    StatusResult, StatusRuns, StatusSession, StatusSessions,
 };
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -89,6 +89,7 @@ impl Health {
         cached(&self.greeting, &self.version, || HealthSnapshot {
             config: None,
             discovery: None,
+            readiness: None,
             ..snapshot(self, tenant)
         })
     }
@@ -175,9 +176,11 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
     let now = tenant.now_ms();
     let agents = tenant.agents();
     let channels = health.channels.lock().clone();
+    let readiness = tenant.shared().proofs.read().health();
     HealthSnapshot {
-        ok: true,
+        ok: tenant.db().fault().is_none() && readiness.state == PartState::Ok,
         ts: now,
+        readiness: Some(readiness),
         plugins: PluginHealth {
             loaded: tenant
                 .shared()

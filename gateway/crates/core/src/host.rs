@@ -272,16 +272,33 @@ impl Host {
         .await?;
         let clock = options.clock;
         let settings = options.settings;
+        let (egress, stop) = (Arc::new(egress), CancellationToken::new());
+        let telemetry = match &settings.otlp {
+            None => None,
+            Some(otlp) => Some(
+                crate::telemetry::Telemetry::start(
+                    otlp,
+                    egress.clone(),
+                    clock.clone(),
+                    options.random.clone(),
+                    stop.child_token(),
+                )
+                .map_err(|why| StartError::Settings(format!("telemetry.otlp.endpoint: {why}")))?,
+            ),
+        };
         let shared = Arc::new(Shared {
+            telemetry,
             version: env!("CARGO_PKG_VERSION"),
             boot_id: crate::random::uuid(&*options.random),
             started_ms: clock.now_ms(),
             faults: Faults::new(options.random.clone()),
             process_health: crate::process_health::ProcessHealth::default(),
+            proofs: crate::readiness::Proofs::new(clock.clone(), pool.clone()),
+            audit_key: gateway_store::AuditKey(host_db.derive_key("audit log")),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
             clock: clock.clone(),
             random: options.random,
-            egress: Arc::new(egress),
+            egress,
             channel_plugins: crate::start::channel_plugins(
                 options.channel_plugins,
                 guests.host.as_ref(),
@@ -321,7 +338,7 @@ impl Host {
             leaving: parking_lot::Mutex::default(),
             shared,
             auth,
-            stop: CancellationToken::new(),
+            stop,
             draining: AtomicBool::new(false),
             sidecars: watch::Sender::new(false),
             ready: watch::Sender::new(false),
@@ -340,6 +357,8 @@ impl Host {
             host.open_tenant(&tenant).await;
         }
         host.spawn_sweeper();
+        crate::readiness::first(&host).await;
+        crate::readiness::watch(&host);
         crate::start::boot(&host).await;
         host.watch_config();
         Ok(host)
@@ -365,6 +384,7 @@ impl Host {
             &self.shared.clock,
         );
         let logs = Arc::new(LogBook::new(
+            &settings.slug,
             Redactor::new(secrets_of(settings)),
             self.opening.log_sink.clone(),
         ));
@@ -641,7 +661,13 @@ impl Host {
     /// # Errors
     /// The answer to give; it is the same for every kind of wrong credential.
     pub fn authenticate(&self, attempt: &AuthAttempt<'_>) -> Result<Authenticated, AuthRefusal> {
-        self.auth.authenticate(attempt)
+        self.auth.authenticate(attempt).inspect_err(|refusal| {
+            // Whose it would have been; what names nobody is the business of the host's operator.
+            let named = attempt.tenant_hint.tenant().cloned();
+            if let Some(tenant) = named.or_else(|| self.main_tenant()) {
+                crate::audit::sign_in_refused(&tenant, attempt, &refusal.error);
+            }
+        })
     }
 
     /// The method table.
@@ -654,6 +680,21 @@ impl Host {
     #[must_use]
     pub fn hello_ok(&self, input: &HelloInput<'_>) -> Bytes {
         self.hello.encode(input)
+    }
+
+    /// Wrong and missing credentials since the start.
+    #[must_use]
+    pub fn auth_failures(&self) -> u64 {
+        self.auth.failures()
+    }
+
+    /// Log lines that could not be written since the start.
+    #[must_use]
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.opening
+            .log_sink
+            .as_ref()
+            .map_or(0, |sink| sink.dropped_lines())
     }
 
     /// What all tenants share.
@@ -712,6 +753,22 @@ impl Host {
     #[must_use]
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// Whether requests are welcome, with the proofs and their ages.
+    #[must_use]
+    pub fn readiness(&self) -> crate::readiness::Readiness {
+        use crate::readiness::Reason;
+        let mut found = self.shared.proofs.read();
+        let own = match (self.is_draining(), *self.ready.borrow()) {
+            (true, _) => Some(Reason::Draining),
+            (false, false) => Some(Reason::Starting),
+            (false, true) => None,
+        };
+        if let Some(own) = own {
+            found.reasons.insert(0, own);
+        }
+        found
     }
 
     /// True when what works by itself (channels, schedules) has started: from then on the gateway may be told of. Boot

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use gateway_metrics::Counter;
 use gateway_protocol::event::{self, Audience, Event};
 use gateway_protocol::frame::{Close, StateVersion, event_head};
 use gateway_protocol::ids::ConnId;
@@ -33,11 +34,24 @@ pub struct WireEvent {
     pub drop_if_slow: bool,
 }
 
+/// What became of an event for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It waits to be written.
+    Queued,
+    /// The connection is behind, and the event may be left out.
+    Dropped,
+    /// The connection is behind: with this event it lost one that it may not lose.
+    FellBehind,
+    /// The connection is about to end anyway.
+    Ending,
+}
+
 /// A connection's inbox for events. `push` is called with the hub's read lock held: it must not block and
 /// must not call the hub.
 pub trait EventSink: Send + Sync {
-    /// Takes one event.
-    fn push(&self, ev: &Arc<WireEvent>);
+    /// Takes one event, or says why not.
+    fn push(&self, ev: &Arc<WireEvent>) -> Pushed;
     /// Ends the connection: nothing that it sent and that has not begun is begun any more. The first reason counts.
     fn close(&self, close: Close);
 }
@@ -179,6 +193,8 @@ pub struct Hub {
     table: RwLock<Table>,
     presence: Arc<crate::presence::Presence>,
     delivered: AtomicU64,
+    dropped: Counter,
+    fell_behind: Counter,
     // Keeps the order of events the same for all connections of the tenant.
     order: Mutex<()>,
 }
@@ -219,6 +235,8 @@ impl Hub {
             table: RwLock::default(),
             presence,
             delivered: AtomicU64::new(0),
+            dropped: Counter::default(),
+            fell_behind: Counter::default(),
             order: Mutex::new(()),
         })
     }
@@ -379,6 +397,18 @@ impl Hub {
         self.delivered.load(Ordering::Relaxed)
     }
 
+    /// Events left out because a connection was slow, since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    /// Connections that lost an event which they may not lose, since the start.
+    #[must_use]
+    pub fn fell_behind(&self) -> u64 {
+        self.fell_behind.get()
+    }
+
     /// Whether anybody is connected: without listeners an event need not be encoded.
     #[must_use]
     pub fn has_listeners(&self) -> bool {
@@ -418,8 +448,12 @@ impl Hub {
         let mut count = 0;
         for conn in table.slots.iter().flatten() {
             if conn.wants(name, audience, routing) {
-                conn.sink.push(&event);
-                count += 1;
+                match conn.sink.push(&event) {
+                    Pushed::Queued => count += 1,
+                    Pushed::Dropped => self.dropped.inc(),
+                    Pushed::FellBehind => self.fell_behind.inc(),
+                    Pushed::Ending => {}
+                }
             }
         }
         self.delivered.fetch_add(count, Ordering::Relaxed);

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod audit;
 pub mod auth;
 pub mod boot;
 pub mod bus;
@@ -27,18 +28,22 @@ pub mod hub;
 pub mod intake;
 pub mod limits;
 pub mod logs;
+pub mod metrics;
 pub mod openai;
 pub mod presence;
 pub mod process_health;
 pub mod random;
+pub mod readiness;
 pub mod registry;
 pub mod route;
 pub mod rpc;
 pub mod session;
 mod start;
+pub mod telemetry;
 pub mod tenant;
 pub mod tool;
 pub mod trace;
+mod write_limit;
 
 pub use cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface};
 pub use dispatch::{Dispatched, dispatch};

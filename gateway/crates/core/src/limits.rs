@@ -77,10 +77,12 @@ pub const HISTORY_DEFAULT: usize = 200;
 /// Longest page of `chat.history`.
 pub const HISTORY_MAX: usize = 1_000;
 
-/// Writes of the configuration by clients within [`CONFIG_WRITES_WINDOW_MS`], per method.
-pub const CONFIG_WRITES_MAX: usize = 30;
-/// Window of [`CONFIG_WRITES_MAX`], in ms.
-pub const CONFIG_WRITES_WINDOW_MS: u64 = 60_000;
+/// Writes of schedules and configuration within [`CONTROL_WRITES_WINDOW_MS`], per tenant, method and network address.
+pub const CONTROL_WRITES_MAX: usize = 30;
+/// Window of [`CONTROL_WRITES_MAX`], in ms.
+pub const CONTROL_WRITES_WINDOW_MS: u64 = 60_000;
+/// Methods and addresses whose writes are counted at a time, per tenant; a further address has to wait.
+pub const CONTROL_WRITES_TRACKED_MAX: usize = 1_024;
 /// Name of the configuration file as clients see it: where it is kept is not for the wire.
 pub const CONFIG_FILE_LABEL: &str = "gateway.json5";
 /// How long a tenant that comes back waits for the end of the one that was taken out, in ms.
@@ -88,6 +90,40 @@ pub const TENANT_LEAVES_MAX_MS: u64 = 20_000;
 
 /// Period of the health reconciler, in ms (it is also nudged by changes).
 pub const HEALTH_RECONCILE_MS: u64 = 10_000;
+/// Period of the task that shows that the runtime turns, in ms.
+pub const RUNTIME_TICK_MS: u64 = 1_000;
+/// Age at which its last turn no longer shows that, in ms.
+pub const RUNTIME_TICK_STALE_MS: u64 = 5_000;
+/// Pause between two proofs that commits reach the disk, in ms.
+pub const COMMIT_PROBE_MS: u64 = 3_000;
+/// How long a commit, or a writer thread's piece of work, may take before the store counts as stuck, in ms.
+pub const COMMIT_PATIENCE_MS: u64 = 3_000;
+/// Refusals that the audit log of a tenant takes within [`AUDIT_REFUSALS_WINDOW_MS`]; the rest is counted.
+pub const AUDIT_REFUSALS_MAX: usize = 30;
+/// Window of [`AUDIT_REFUSALS_MAX`], in ms.
+pub const AUDIT_REFUSALS_WINDOW_MS: u64 = 60_000;
+/// Paths of changed settings that one entry of the audit log holds.
+pub const AUDIT_PATHS_MAX: usize = 50;
+/// Characters of what a client says of itself that the audit log keeps.
+pub const AUDIT_TEXT_MAX_CHARS: usize = 128;
+/// Steps of messages that wait for the exporter of traces; a further one is dropped.
+pub const OTLP_QUEUE_STEPS: usize = 4_096;
+/// Messages whose spans are put together at a time; steps of further ones are dropped.
+pub const OTLP_OPEN_TRACES_MAX: usize = 4_096;
+/// Spans that wait for a collector; the oldest is dropped for a further one.
+pub const OTLP_WAITING_SPANS_MAX: usize = 8_192;
+/// Spans of one request to the collector.
+pub const OTLP_BATCH_SPANS: usize = 512;
+/// Pause between two exports, in ms.
+pub const OTLP_PERIOD_MS: u64 = 1_000;
+/// Deadline of one request to the collector, in ms.
+pub const OTLP_DEADLINE_MS: u64 = 5_000;
+/// Time without a step after which a message counts as over, in ms.
+pub const OTLP_TRACE_MAX_MS: i64 = 120_000;
+/// Tenants that have series of their own in `/metrics`; the others share one.
+pub const METRICS_TENANTS_MAX: usize = 256;
+/// How long `/metrics` waits for what stores have to count, in ms.
+pub const METRICS_STORE_PATIENCE_MS: u64 = 2_000;
 /// Deadline of a handler of class `Query`, in ms.
 pub const QUERY_DEADLINE_MS: u64 = 10_000;
 /// Deadline of a handler of class `Command`, in ms.

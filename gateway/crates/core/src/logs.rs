@@ -3,64 +3,35 @@
 //! Offsets are bytes since the process started, as if the ring were the tail of an endless file, so that a
 //! client can go on from the cursor it was given and learns how much it missed.
 
+mod redact;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+pub use self::redact::{REDACTED, Redactor, escape, is_secret_name, turns_text};
 use crate::limits::{LOG_LINE_MAX_BYTES, LOG_RING_MAX_BYTES};
 
-/// Text put in the place of a secret.
-pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
-/// Secrets shorter than this (bytes) are not searched for: they would hide ordinary words.
-const MIN_SECRET_BYTES: usize = 6;
-
-/// Replaces known secret values in text.
-#[derive(Clone, Default)]
-pub struct Redactor {
-    secrets: Arc<[Box<str>]>,
+/// A line of a tenant, without secrets, control characters and line breaks.
+#[derive(Debug, Clone, Copy)]
+pub struct TenantLine<'a> {
+    /// Slug of the tenant.
+    pub tenant: &'a str,
+    /// `ERROR` to `TRACE`.
+    pub level: &'a str,
+    /// The run that it is about.
+    pub run_id: Option<&'a str>,
+    /// What happened.
+    pub text: &'a str,
 }
 
-impl std::fmt::Debug for Redactor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Redactor({} secrets)", self.secrets.len())
-    }
-}
-
-impl Redactor {
-    /// Knows these secret values; very short ones are left out.
-    #[must_use]
-    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        let mut list: Vec<Box<str>> = secrets
-            .into_iter()
-            .filter(|s| s.len() >= MIN_SECRET_BYTES)
-            .map(String::into_boxed_str)
-            .collect();
-        // A longer secret may contain a shorter one: it has to go first.
-        list.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        list.dedup();
-        Self {
-            secrets: list.into(),
-        }
-    }
-
-    /// `text` without any known secret.
-    #[must_use]
-    pub fn clean(&self, text: &str) -> String {
-        let mut out = text.to_owned();
-        for secret in self.secrets.iter() {
-            if out.contains(&**secret) {
-                out = out.replace(&**secret, REDACTED);
-            }
-        }
-        out
-    }
-}
-
-/// Where kept lines also go (a log file opened by the embedding program); called outside any lock of the ring.
+/// Where kept lines also go (the log of the embedding program); called outside any lock of the ring.
 pub trait LogSink: Send + Sync + 'static {
-    /// Appends one line that has no line break.
-    fn append(&self, line: &str);
+    /// Takes one line. Must not block.
+    fn append(&self, line: &TenantLine<'_>);
+    /// Lines that were lost because they came faster than they could be written, since the start.
+    fn dropped_lines(&self) -> u64;
 }
 
 /// What [`LogBook::tail`] found.
@@ -87,8 +58,9 @@ struct Ring {
     end: u64,
 }
 
-/// The ring of one tenant (or of the host itself).
+/// The ring of one tenant.
 pub struct LogBook {
+    tenant: Box<str>,
     ring: Mutex<Ring>,
     redactor: arc_swap::ArcSwap<Redactor>,
     sink: Option<Arc<dyn LogSink>>,
@@ -97,8 +69,9 @@ pub struct LogBook {
 impl LogBook {
     /// An empty ring.
     #[must_use]
-    pub fn new(redactor: Redactor, sink: Option<Arc<dyn LogSink>>) -> Self {
+    pub fn new(tenant: &str, redactor: Redactor, sink: Option<Arc<dyn LogSink>>) -> Self {
         Self {
+            tenant: tenant.into(),
             ring: Mutex::new(Ring::default()),
             redactor: arc_swap::ArcSwap::from_pointee(redactor),
             sink,
@@ -110,9 +83,14 @@ impl LogBook {
         self.redactor.store(Arc::new(redactor));
     }
 
-    /// Keeps one line: line breaks become spaces, secrets go, overlong lines are cut.
+    /// Keeps one line: secrets go, control characters are escaped, overlong lines are cut.
     pub fn line(&self, now_ms: i64, level: &str, text: &str) {
-        let mut text = self.redactor.load().clean(text);
+        self.line_of(now_ms, level, None, text);
+    }
+
+    /// As [`LogBook::line`], about a run.
+    pub fn line_of(&self, now_ms: i64, level: &str, run_id: Option<&str>, text: &str) {
+        let mut text = escape(&self.redactor.load().clean(text)).into_owned();
         if text.len() > LOG_LINE_MAX_BYTES {
             let mut cut = LOG_LINE_MAX_BYTES;
             while !text.is_char_boundary(cut) {
@@ -122,10 +100,15 @@ impl LogBook {
             text.push('…');
         }
         let level = level.to_ascii_uppercase();
-        let line = format!("{now_ms} {level} {}", text.replace(['\n', '\r'], " "));
         if let Some(sink) = &self.sink {
-            sink.append(&line);
+            sink.append(&TenantLine {
+                tenant: &self.tenant,
+                level: &level,
+                run_id,
+                text: &text,
+            });
         }
+        let line = format!("{now_ms} {level} {text}");
         let mut ring = self.ring.lock();
         let start = ring.end;
         ring.end += line.len() as u64 + 1;
@@ -204,7 +187,7 @@ mod tests {
     use super::*;
 
     fn book() -> LogBook {
-        LogBook::new(Redactor::new(["hunter2-secret".to_owned()]), None)
+        LogBook::new("t", Redactor::new(["hunter2-secret".to_owned()]), None)
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub(crate) enum Handler {
 
 pub(crate) struct Entry {
     pub(crate) spec: &'static MethodSpec,
+    /// In the protocol's table of methods.
+    pub(crate) place: usize,
+    /// Its calls are counted by the limiter of writes.
+    pub(crate) counted: bool,
+    /// Its calls are written into the audit log.
+    pub(crate) audited: bool,
     pub(crate) handler: Handler,
 }
 
@@ -77,7 +83,15 @@ impl Registry {
             self.problem.get_or_insert(RegistryError::Unpublished(name));
             return self;
         };
-        if self.entries.insert(name, Entry { spec, handler }).is_some() {
+        let place = crate::metrics::place_of(name);
+        let entry = Entry {
+            spec,
+            place,
+            counted: crate::write_limit::is_counted(name),
+            audited: crate::audit::is_audited(name),
+            handler,
+        };
+        if self.entries.insert(name, entry).is_some() {
             self.problem.get_or_insert(RegistryError::Duplicate(name));
         }
         self

@@ -12,7 +12,12 @@ use crate::tenant::Tenant;
 /// Sets up what runs rely on (where their answers go) before the first run is taken up.
 pub(crate) async fn before_runs(tenant: &Arc<Tenant>) {
     let now = tenant.now_ms();
-    match tenant.db().write(move |w| w.recover_outbox(now)).await {
+    let (key, started) = (tenant.shared().audit_key, crate::audit::started(tenant));
+    let recovered = tenant.db().write(move |w| {
+        w.append_audit(&key, &started, now)?;
+        w.recover_outbox(now)
+    });
+    match recovered.await {
         Ok(found) if !found.unknown.is_empty() => tenant.log(
             "warn",
             &format!(

@@ -41,6 +41,12 @@ pub struct Shared {
     pub faults: Faults,
     /// Health of the listener and the advertiser.
     pub process_health: crate::process_health::ProcessHealth,
+    /// Proofs that commits reach the disk and that the runtime turns.
+    pub proofs: crate::readiness::Proofs,
+    /// Where traces go; `None` without a collector.
+    pub telemetry: Option<crate::telemetry::Telemetry>,
+    /// Key of the tenants' audit logs.
+    pub audit_key: gateway_store::AuditKey,
     /// The guest engines; `None` in simulations and where no plugins are loaded.
     pub plugins: Option<Arc<gateway_wasm::PluginHost>>,
     /// Channel kinds: the loaded ones and those given at the start.
@@ -76,8 +82,11 @@ pub struct Tenant {
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
+    metrics: crate::metrics::Metrics,
     http_permits: Arc<Semaphore>,
     hook_limiter: crate::auth::FailureLimiter,
+    write_limiter: crate::write_limit::WriteLimiter,
+    refusals: crate::audit::Refusals,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -119,7 +128,10 @@ impl Tenant {
             control: OnceLock::new(),
             channels: OnceLock::new(),
             cron: Arc::default(),
+            metrics: crate::metrics::Metrics::default(),
             http_permits: crate::channel::http::tenant_permits(),
+            refusals: crate::audit::Refusals::default(),
+            write_limiter: crate::write_limit::WriteLimiter::default(),
             hook_limiter: crate::auth::FailureLimiter::new(crate::auth::LimiterRules::default()),
             stop,
             tasks: TaskTracker::new(),
@@ -215,6 +227,11 @@ impl Tenant {
         self.logs.line(self.now_ms(), level, text);
     }
 
+    /// Writes one line about a run to the tenant's log.
+    pub(crate) fn log_run(&self, level: &str, run_id: &str, text: &str) {
+        self.logs.line_of(self.now_ms(), level, Some(run_id), text);
+    }
+
     /// Its sessions and runs.
     #[must_use]
     pub fn sessions(&self) -> &Sessions {
@@ -271,6 +288,22 @@ impl Tenant {
     /// Counts wrong tokens of hooks by address.
     pub(crate) fn hook_limiter(&self) -> &crate::auth::FailureLimiter {
         &self.hook_limiter
+    }
+
+    /// Bounds refusals in its audit log.
+    pub(crate) fn refusals(&self) -> &crate::audit::Refusals {
+        &self.refusals
+    }
+
+    /// Counts writes of schedules and configuration.
+    pub(crate) fn write_limiter(&self) -> &crate::write_limit::WriteLimiter {
+        &self.write_limiter
+    }
+
+    /// Its numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &crate::metrics::Metrics {
+        &self.metrics
     }
 
     /// Its schedules.

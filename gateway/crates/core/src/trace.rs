@@ -2,6 +2,8 @@
 //!
 //! Lines hold ids and the tenant's slug, and neither secrets nor what people write.
 
+use crate::tenant::Tenant;
+
 /// A stage of a message's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -37,7 +39,13 @@ impl Stage {
     }
 }
 
-/// Writes one stage.
-pub fn stage(tenant: &str, stage: Stage, trace_id: &str, run_id: Option<&str>) {
-    tracing::debug!(target: "gateway::trace", stage = stage.as_str(), trace_id, tenant, run_id, "stage");
+/// Writes one stage, and tells the exporter of traces where there is one. `-` is no trace.
+pub fn stage(tenant: &Tenant, stage: Stage, trace_id: &str, run_id: Option<&str>) {
+    let slug = tenant.slug();
+    tracing::debug!(target: "gateway::trace", stage = stage.as_str(), trace_id, tenant = slug, run_id, "stage");
+    if let Some(telemetry) = &tenant.shared().telemetry
+        && trace_id != "-"
+    {
+        telemetry.step(slug, stage, trace_id, run_id, tenant.now_ms());
+    }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use gateway_config::{LoadRequest, Settings};
+use gateway_core::audit::Audit;
 use gateway_core::channel::{ChannelGuest, ChannelPlugin, WebhookAnswer, WebhookHttp};
 use gateway_core::delivery::ChannelControl;
 use gateway_core::{Host, HostOptions, Tenant};
@@ -515,7 +516,10 @@ async fn a_thousand_strangers_start_no_run() {
             json!({"requestId": request.request_id.to_lowercase(), "channel": "double"}),
         )
         .unwrap();
-        rig.tenant().channels().unwrap().pairing_approve(p)
+        rig.tenant()
+            .channels()
+            .unwrap()
+            .pairing_approve(p, Audit::default())
     };
     assert_eq!(approve().await.unwrap().sender_id, request.sender_id);
     assert!(approve().await.is_err(), "a code is used once");
@@ -552,9 +556,19 @@ async fn a_wrong_channel_does_not_use_the_code_up() {
         .request_id
         .clone();
     let wrong = serde_json::from_value(json!({"requestId": code, "channel": "telegram"})).unwrap();
-    assert!(channels.pairing_approve(wrong).await.is_err());
+    assert!(
+        channels
+            .pairing_approve(wrong, Audit::default())
+            .await
+            .is_err()
+    );
     let right = serde_json::from_value(json!({"requestId": code})).unwrap();
-    assert!(channels.pairing_approve(right).await.is_ok());
+    assert!(
+        channels
+            .pairing_approve(right, Audit::default())
+            .await
+            .is_ok()
+    );
     rig.stop().await;
 }
 
@@ -746,7 +760,7 @@ async fn a_stopped_account_stays_stopped_over_a_restart() {
             .channels()
             .unwrap()
             .clone()
-            .stop(stop)
+            .stop(stop, Audit::default())
             .await
             .unwrap()
             .running
@@ -767,7 +781,7 @@ async fn a_stopped_account_stays_stopped_over_a_restart() {
     );
     let start = serde_json::from_value(json!({"channel": "double"})).unwrap();
     assert!(
-        ChannelControl::start(&**rig.tenant().channels().unwrap(), start)
+        ChannelControl::start(&**rig.tenant().channels().unwrap(), start, Audit::default())
             .await
             .unwrap()
             .running

@@ -28,7 +28,7 @@ use crate::{
     head::HeadFault,
     http,
     limits::{ACCEPT_BACKOFF_MS, LINGER_BYTES, LINGER_MS, MAX_HEADER_LINES},
-    stream::{HeadGuard, Stream},
+    stream::{HeadGuard, Stream, Transport},
     tls::Certificates,
     ws::upgrade::Upgrade,
 };
@@ -102,6 +102,7 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
         let permit = match app.budget.take(peer.ip()) {
             Ok(permit) => permit,
             Err(full) => {
+                app.traffic.refused(full);
                 tracing::debug!(?full, "connection not taken");
                 if let Ok(stream) = stream.into_std() {
                     too_busy(stream, plain);
@@ -109,6 +110,7 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
                 continue;
             }
         };
+        app.traffic.accepted.inc();
         let _ = stream.set_nodelay(true);
         let (app, tls, handshakes) = (app.clone(), tls.clone(), handshakes.clone());
         let tasks = app.tasks.clone();
@@ -148,17 +150,24 @@ async fn connection(
         return;
     };
     let stream = match tls {
-        None => Stream::Plain(stream),
+        None => Transport::Plain(stream),
         Some(certificates) => {
             let patience = Duration::from_millis(app.limits.tls_handshake_timeout_ms);
             let handshake = secure(stream, &certificates, &handshakes, patience);
             match Box::pin(tokio::time::timeout(patience, handshake)).await {
-                Ok(Some(stream)) => Stream::Tls(Box::new(stream)),
-                _ => return,
+                Ok(Some(stream)) => {
+                    app.traffic.tls_ended(true);
+                    Transport::Tls(Box::new(stream))
+                }
+                _ => {
+                    app.traffic.tls_ended(false);
+                    return;
+                }
             }
         }
     };
-    let tls = matches!(stream, Stream::Tls(_));
+    let stream = Stream::new(stream, app.traffic.clone());
+    let tls = stream.is_tls();
     let wire = Arc::new(Wire {
         socket: Socket { local, peer, tls },
         permit: Mutex::new(Some(permit)),

@@ -9,7 +9,7 @@ use gateway_core::host::Host;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ServerLimits, budget, guard::Names, ws::timer::Timer};
+use crate::{ServerLimits, budget, guard::Names, traffic::Traffic, ws::timer::Timer};
 
 /// The listener's state. Everything in it is bounded by [`ServerLimits`] or [`crate::limits`].
 pub(crate) struct App {
@@ -24,6 +24,7 @@ pub(crate) struct App {
     pub(crate) budget: Arc<budget::Budget>,
     pub(crate) preauth_bytes: Arc<budget::Bytes>,
     pub(crate) event_bytes: Arc<budget::Bytes>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) timer: Arc<Timer>,
     pub(crate) routes: Router,
     /// Methods that end with their caller.

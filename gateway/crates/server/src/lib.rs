@@ -18,6 +18,7 @@ mod rpc;
 mod server;
 mod stream;
 pub mod tls;
+mod traffic;
 mod ws;
 
 pub use descriptors::raise_descriptor_limit;

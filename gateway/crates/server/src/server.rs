@@ -311,6 +311,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         ),
         preauth_bytes: budget::Bytes::new(limits::MAX_PREAUTH_BODY_BYTES),
         event_bytes: budget::Bytes::new(limits::MAX_QUEUED_EVENT_BYTES_ALL),
+        traffic: Arc::default(),
         timer: Timer::new(),
         routes: http::routes(),
         waits: of_class(Class::Wait),

@@ -18,6 +18,7 @@ mod readings;
 mod repo;
 mod scripted;
 mod state_dir;
+mod stats;
 mod tenant_db;
 mod writer;
 
@@ -28,6 +29,7 @@ pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
 pub use scripted::{CommitScript, Unanswered, WaitingWrites};
 pub use state_dir::StateDir;
+pub use stats::CommitStats;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
 pub use writer::{Pending, WriterPool};
 

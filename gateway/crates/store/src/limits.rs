@@ -72,6 +72,12 @@ pub const CRON_RUNS_KEPT_PER_JOB_ROWS: i64 = 200;
 pub const CRON_RUNS_KEPT_PER_TENANT_ROWS: i64 = 10_000;
 /// Rows of the log that one commit removes at the most.
 pub const MAX_PRUNED_CRON_RUNS: i64 = 50;
+/// Rows of the audit log of a tenant that are kept at the least.
+pub const MAX_AUDIT_ROWS: i64 = 100_000;
+/// Rows beyond them after which that many are removed at once.
+pub const MAX_PRUNED_AUDIT_ROWS: i64 = 500;
+/// Bytes of each text of a row of the audit log.
+pub const MAX_AUDIT_TEXT_BYTES: usize = 8 * 1024;
 /// System events that wait in one session; the oldest makes room.
 pub const MAX_SYSTEM_EVENTS_PER_SESSION: i64 = 50;
 /// Bytes of one system event.

@@ -14,6 +14,7 @@ const MIN_SQLITE: i32 = 3_051_003;
 const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_tenant.sql")),
     M::up(include_str!("../migrations/0002_cron.sql")),
+    M::up(include_str!("../migrations/0004_tenant_audit.sql")),
 ];
 const HOST: &[M<'static>] = &[M::up(include_str!("../migrations/0001_host.sql"))];
 

@@ -734,3 +734,67 @@ pub struct SystemEventRow {
     /// When it came.
     pub created_at: i64,
 }
+
+/// The key of the codes in the audit log; derived from the host's key, never stored.
+#[derive(Clone, Copy)]
+pub struct AuditKey(pub [u8; 32]);
+
+impl std::fmt::Debug for AuditKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AuditKey")
+    }
+}
+
+/// A row for the audit log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewAudit {
+    /// What was done: the method, or a word like it.
+    pub action: String,
+    /// `ok` or why not.
+    pub outcome: String,
+    /// Who did it (JSON).
+    pub actor_json: String,
+    /// Ids of what it was done to (JSON); never contents.
+    pub object_json: Option<String>,
+}
+
+/// A row of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its number, from 1, without gaps.
+    pub seq: i64,
+    /// Unix milliseconds.
+    pub ts: i64,
+    /// See [`NewAudit::action`].
+    pub action: String,
+    /// See [`NewAudit::outcome`].
+    pub outcome: String,
+    /// See [`NewAudit::actor_json`].
+    pub actor_json: String,
+    /// See [`NewAudit::object_json`].
+    pub object_json: Option<String>,
+}
+
+/// What is wrong with an audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditFault {
+    /// It has no beginning: it was emptied, or never written.
+    NoChain,
+    /// What says where it begins and ends was changed.
+    ChainChanged,
+    /// A row is not there.
+    Missing,
+    /// A row is not as it was written, or not where.
+    Changed,
+}
+
+/// What going through an audit log found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditVerdict {
+    /// Rows that are as they were written, from the oldest on.
+    pub rows: i64,
+    /// Number of the newest row, if all are well.
+    pub head_seq: Option<i64>,
+    /// The first fault, and at which number.
+    pub fault: Option<(i64, AuditFault)>,
+}

@@ -10,6 +10,7 @@ use crate::readings::Readings;
 use crate::repo::{Read, Write};
 use crate::scripted::{CommitScript, WaitingWrites};
 use crate::state_dir::{private_dir, private_file, random_name, sync_dir};
+use crate::stats::CommitStats;
 use crate::writer::{Job, Pending, TypedJob, WriterPool};
 use crate::{Result, StoreError, TenantId};
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Name of the database file in the tenant's directory.
@@ -97,6 +98,7 @@ pub(crate) struct Inner {
     opened: AtomicBool,
     session_edits: AtomicU64,
     health: Mutex<Health>,
+    stats: CommitStats,
 }
 
 struct Queue {
@@ -199,6 +201,7 @@ impl TenantDb {
             opened: AtomicBool::new(false),
             session_edits: AtomicU64::new(0),
             health: Mutex::new(Health::Ok),
+            stats: CommitStats::default(),
         }))
     }
 
@@ -217,6 +220,16 @@ impl TenantDb {
     /// and finds the same number still, holds what the store has but for messages that came later.
     pub fn session_edits(&self) -> u64 {
         self.0.session_edits.load(Ordering::Acquire)
+    }
+
+    /// What its writer did so far.
+    pub fn stats(&self) -> &CommitStats {
+        &self.0.stats
+    }
+
+    /// Writes that wait for a commit now.
+    pub fn queued(&self) -> usize {
+        self.0.queue.lock().jobs.len()
     }
 
     /// The tenant's directory; `None` for a store in memory.
@@ -399,7 +412,7 @@ impl Inner {
     pub(crate) fn commit_waiting_unanswered(&self) -> Vec<Box<dyn Job>> {
         let mut jobs: Vec<Box<dyn Job>> = self.queue.lock().jobs.drain(..).collect();
         let mut guard = self.writer.lock();
-        if let Err(error) = self.try_commit(&mut guard, &mut jobs) {
+        if let Err(error) = self.timed_commit(&mut guard, &mut jobs) {
             self.mark(error);
         }
         jobs
@@ -461,7 +474,7 @@ impl Inner {
     fn commit(&self, mut jobs: Vec<Box<dyn Job>>) {
         let mut guard = self.writer.lock();
         let outcome = self
-            .try_commit(&mut guard, &mut jobs)
+            .timed_commit(&mut guard, &mut jobs)
             .map_err(|e| self.mark(e));
         let own: Vec<Option<StoreError>> = match outcome {
             Ok(own) => own,
@@ -475,13 +488,26 @@ impl Inner {
         }
     }
 
-    /// `Err`: nothing was applied. `Ok`: committed; the list holds an error for each job that has to be answered
+    /// As [`Self::try_commit`], counted.
+    fn timed_commit(
+        &self,
+        guard: &mut Option<Connection>,
+        jobs: &mut [Box<dyn Job>],
+    ) -> Result<Vec<Option<StoreError>>> {
+        let began = Instant::now();
+        let outcome = self.try_commit(guard, jobs);
+        let changed = outcome.as_ref().ok().map(|(changed, _)| *changed);
+        self.stats.ended(jobs.len(), began.elapsed(), changed);
+        outcome.map(|(_, own)| own)
+    }
+
+    /// `Err`: nothing was applied. `Ok`: committed, and whether anything changed; the list holds an error for each job that has to be answered
     /// otherwise than its closure says.
     fn try_commit(
         &self,
         guard: &mut Option<Connection>,
         jobs: &mut [Box<dyn Job>],
-    ) -> Result<Vec<Option<StoreError>>> {
+    ) -> Result<(bool, Vec<Option<StoreError>>)> {
         match &*self.health.lock() {
             Health::Ok => {}
             Health::Corrupt(e) | Health::Failed(e) => return Err(e.clone()),
@@ -507,7 +533,7 @@ impl Inner {
         &self,
         conn: &Connection,
         jobs: &mut [Box<dyn Job>],
-    ) -> Result<Vec<Option<StoreError>>> {
+    ) -> Result<(bool, Vec<Option<StoreError>>)> {
         let mut before = conn.total_changes();
         let mut own = Vec::with_capacity(jobs.len());
         for (i, job) in jobs.iter_mut().enumerate() {
@@ -548,12 +574,13 @@ impl Inner {
             own.push(None);
         }
         // Nothing changed: no fsync either.
-        if conn.total_changes() != before {
+        let changed = conn.total_changes() != before;
+        if changed {
             conn.prepare_cached("UPDATE seal SET commits = commits + 1, epoch = ?1 WHERE id = 1")?
                 .execute([self.epoch])?;
         }
         conn.prepare_cached("COMMIT")?.execute([])?;
-        Ok(own)
+        Ok((changed, own))
     }
 
     /// After the answers: moves the log into the database when it got long.

@@ -13,8 +13,10 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// Answer of an operation. The operation is under way from the moment this value exists; dropping it does not undo
@@ -109,6 +111,9 @@ type ReadJob = Box<dyn FnOnce() + Send>;
 struct Shard {
     queue: Mutex<ShardQueue>,
     wake: Condvar,
+    started: Instant,
+    /// When the work under way began, in ms since `started`, plus one; 0: the thread waits for work.
+    busy_since_ms: AtomicU64,
 }
 
 struct ShardQueue {
@@ -161,6 +166,8 @@ impl WriterPool {
                             stop: false,
                         }),
                         wake: Condvar::new(),
+                        started: Instant::now(),
+                        busy_since_ms: AtomicU64::new(0),
                     })
                 })
                 .collect(),
@@ -213,6 +220,19 @@ impl WriterPool {
         self.readers.wake.notify_all();
     }
 
+    /// For how long the writer thread has been at its present work that has been at it the longest, in ms; 0: all wait for
+    /// work. A disk (or a lock) that does not answer shows here, whichever tenant's it is.
+    pub fn longest_work_ms(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| match shard.busy_since_ms.load(Ordering::Acquire) {
+                0 => 0,
+                since => (shard.now_ms() + 1).saturating_sub(since),
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Puts a tenant with waiting writes into its thread's queue. `false`: the pool is stopped.
     pub(crate) fn schedule(&self, tenant: Arc<Inner>) -> bool {
         let shard = &self.shards[tenant.shard_hash() % self.shards.len()];
@@ -250,6 +270,10 @@ impl Drop for WriterPool {
 }
 
 impl Shard {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn run(&self) {
         loop {
             let tenant = {
@@ -264,7 +288,11 @@ impl Shard {
                     self.wake.wait(&mut q);
                 }
             };
-            if tenant.run_waiting() {
+            self.busy_since_ms
+                .store(self.now_ms() + 1, Ordering::Release);
+            let more = tenant.run_waiting();
+            self.busy_since_ms.store(0, Ordering::Release);
+            if more {
                 // More came meanwhile: behind the other tenants of this thread, so that nobody starves. Also when the
                 // pool is stopping, because what is queued is still done.
                 self.queue.lock().ready.push_back(tenant);

@@ -4,6 +4,7 @@
 //! staged is committed by the actor after the export returned ok, and only then does the caller of [`Account::event`] hear of it.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::call::{Birth, Done, Live, Sends, Work};
 use crate::host::AccountHost;
-use crate::lanes::Lost;
+use crate::lanes::{Ctl, Lost};
 use crate::limits;
 use crate::manifest::Lifecycle;
 use crate::plugin::{Plugin, PluginHost};
@@ -666,7 +667,7 @@ async fn deliver(a: &Arc<Inner>, live: &mut Option<Live>, first: SendJob) {
         ended: Vec::new(),
     }));
     let limits = a.plugin.manifest.limits;
-    let (plugin, shared) = (a.plugin.clone(), sends.clone());
+    let (plugin, shared, io) = (a.plugin.clone(), sends.clone(), a.io.clone());
     let turn = a
         .host
         .lanes
@@ -674,7 +675,13 @@ async fn deliver(a: &Arc<Inner>, live: &mut Option<Live>, first: SendJob) {
             Arc::from(a.io.tenant()),
             Duration::from_millis(limits.call_ms),
             Duration::from_millis(limits.cpu_ms),
-            move |ctl| crate::call::run_sends(plugin, with, shared, ctl),
+            move |ctl| {
+                counted(
+                    io,
+                    ctl.clone(),
+                    crate::call::run_sends(plugin, with, shared, ctl),
+                )
+            },
         )
         .await;
     // A turn that was given up may still end on its thread; what it finds then is this empty list.
@@ -775,6 +782,13 @@ async fn commit_send(a: &Inner, fx: Effects) -> Result<(), crate::types::HostErr
     a.io.commit(fx).await.map(|_| ())
 }
 
+/// Tells the host what a turn on a guest thread used, at its end on that thread.
+async fn counted<T>(io: Arc<dyn AccountHost>, ctl: Arc<Ctl>, turn: impl Future<Output = T>) -> T {
+    let output = turn.await;
+    io.used(Duration::from_micros(ctl.used_us()));
+    output
+}
+
 /// Gives events to the guest in one call on the guest threads, with the instance that lives or with a new one.
 async fn call(
     a: &Arc<Inner>,
@@ -786,7 +800,7 @@ async fn call(
         None => Err(birth(a).await?),
     };
     let limits = a.plugin.manifest.limits;
-    let plugin = a.plugin.clone();
+    let (plugin, io) = (a.plugin.clone(), a.io.clone());
     let ended = a
         .host
         .lanes
@@ -794,7 +808,11 @@ async fn call(
             Arc::from(a.io.tenant()),
             Duration::from_millis(limits.call_ms),
             Duration::from_millis(limits.cpu_ms),
-            move |ctl| crate::call::run(plugin, with, Work::Events(events), ctl, Arc::default()),
+            move |ctl| {
+                let work = Work::Events(events);
+                let call = crate::call::run(plugin, with, work, ctl.clone(), Arc::default());
+                counted(io, ctl, call)
+            },
         )
         .await;
     match ended {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -40,6 +41,10 @@ pub trait AccountHost: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<GuestResponse, HttpFault>>;
     /// Stores all of it in one transaction, or nothing.
     fn commit(&self, fx: Effects) -> BoxFuture<'_, Result<CommitReport, HostError>>;
+    /// A call, or a few that followed each other in one turn, used so much CPU time. Called on a guest thread; must not block.
+    fn used(&self, cpu: Duration) {
+        let _ = cpu;
+    }
     /// The status changed. Called on the runtime of the caller; must not block.
     fn status(&self, s: AccountStatus);
 }

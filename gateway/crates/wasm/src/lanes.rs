@@ -111,7 +111,7 @@ impl Ctl {
     }
 
     /// CPU time used so far. Only on the thread that runs the guest.
-    fn used_us(&self) -> u64 {
+    pub(crate) fn used_us(&self) -> u64 {
         let turn = thread_cpu_us().saturating_sub(self.turn_began_us.load(Ordering::Relaxed));
         self.cpu_used_us.load(Ordering::Relaxed) + turn
     }

@@ -69,6 +69,7 @@ pub struct PluginHost {
     cache: Option<Cache>,
     places_small: Arc<Semaphore>,
     places_large: Arc<Semaphore>,
+    places: usize,
     /// Told when somebody waits for a place: instances without work go at once.
     pub(crate) pressure: Notify,
     instances: Arc<Instances>,
@@ -242,6 +243,7 @@ impl PluginHost {
             cache,
             places_small: Arc::new(Semaphore::new(options.pool_instances.max(1) as usize)),
             places_large: Arc::new(Semaphore::new(limits::MAX_LARGE_INSTANCES)),
+            places: options.pool_instances.max(1) as usize + limits::MAX_LARGE_INSTANCES,
             pressure: Notify::new(),
             instances: Arc::default(),
         }))
@@ -338,6 +340,13 @@ impl PluginHost {
         };
         plugin.descriptor = Some(descriptor);
         Ok(Arc::new(plugin))
+    }
+
+    /// Instances that live now, of both classes.
+    #[must_use]
+    pub fn live_instances(&self) -> usize {
+        let free = self.places_small.available_permits() + self.places_large.available_permits();
+        self.places.saturating_sub(free)
     }
 
     /// A place among the live instances of a class. Waits while all are taken.

@@ -43,7 +43,7 @@ pub enum CredentialClass {
 }
 
 /// The network part of an address that is counted as one: IPv4 whole, IPv6 by its /64 (what one host gets).
-fn bucket(ip: IpAddr) -> IpAddr {
+pub(crate) fn bucket(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => {

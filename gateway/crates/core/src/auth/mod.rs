@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gateway_config::AuthMode;
+use gateway_metrics::Counter;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::scope::ScopeSet;
 use hmac::{Hmac, KeyInit, Mac};
@@ -52,6 +53,20 @@ pub enum Proof {
     Open,
     /// By the credential of this keyed hash.
     Credential(CredentialHash),
+}
+
+impl Proof {
+    /// A name for the audit log: the method, and of a credential the beginning of its keyed hash. Equal for the same secret.
+    #[must_use]
+    pub fn name(&self, method: &str) -> Box<str> {
+        match self {
+            Self::Open => method.into(),
+            Self::Credential(hash) => {
+                let [a, b, c, d, ..] = *hash;
+                format!("{method}:{a:02x}{b:02x}{c:02x}{d:02x}").into()
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Proof {
@@ -117,6 +132,7 @@ pub struct Authenticator {
     open_tenant: arc_swap::ArcSwapOption<Tenant>,
     limiter: FailureLimiter,
     clock: Arc<dyn Clock>,
+    failures: Counter,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -167,6 +183,7 @@ impl Authenticator {
             open_tenant: arc_swap::ArcSwapOption::empty(),
             limiter: FailureLimiter::new(rules),
             clock,
+            failures: Counter::default(),
         }
     }
 
@@ -211,6 +228,11 @@ impl Authenticator {
         self.limiter.set_rules(rules);
     }
 
+    /// Attempts that were refused since the start.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.get()
+    }
+
     /// Forgets limiter entries that ended.
     pub(crate) fn sweep(&self) {
         self.limiter.sweep(self.clock.monotonic_ms());
@@ -250,6 +272,14 @@ impl Authenticator {
     /// # Errors
     /// The answer for the caller; it does not say whether another tenant knows the credential.
     pub fn authenticate(&self, a: &AuthAttempt<'_>) -> Result<Authenticated, AuthRefusal> {
+        let result = self.decide(a);
+        if result.is_err() {
+            self.failures.inc();
+        }
+        result
+    }
+
+    fn decide(&self, a: &AuthAttempt<'_>) -> Result<Authenticated, AuthRefusal> {
         let hinted = |tenant: &Arc<Tenant>| a.tenant_hint.admits(tenant);
         if let Some(tenant) = self.open_tenant.load_full()
             && hinted(&tenant)

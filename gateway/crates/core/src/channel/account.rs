@@ -307,11 +307,15 @@ impl Account {
                 return;
             }
             let (stop, guest) = (tenant.stop_token().clone(), ready.guest());
+            let began = std::time::Instant::now();
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 outcome = guest.event(event.clone()) => outcome,
             };
+            tenant
+                .metrics()
+                .guest_event_ended(&outcome, began.elapsed());
             let wait_ms = match outcome {
                 Ok(_) | Err(CallError::Stopped) => return,
                 Err(CallError::Busy { retry_after_ms }) => retry_after_ms.max(1),
@@ -589,6 +593,12 @@ impl AccountHost for Io {
             level_word(level),
             &format!("guest {}/{}: {line}", account.kind(), account.id()),
         );
+    }
+
+    fn used(&self, cpu: std::time::Duration) {
+        if let Some((_, tenant)) = self.both() {
+            tenant.metrics().guest_cpu(cpu);
+        }
     }
 
     fn state(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, HostError>> {

@@ -62,7 +62,7 @@ pub(super) async fn commit(
     }
     let trace_all = |what: Stage| {
         for trace in &traces {
-            stage(tenant.slug(), what, trace, None);
+            stage(tenant, what, trace, None);
         }
     };
     if !fx.emits.is_empty() {
@@ -135,6 +135,10 @@ pub(super) async fn commit(
     }
     if done.report.accepted > 0 {
         account.seen.lock().last_inbound_at = Some(now);
+        tenant
+            .metrics()
+            .inbound
+            .add(u64::from(done.report.accepted));
     }
     for why in done.denied {
         tracing::debug!(
@@ -147,7 +151,7 @@ pub(super) async fn commit(
     }
     let mode = tenant.settings().session.queue_mode;
     for (accepted, trace) in done.accepted {
-        stage(tenant.slug(), Stage::Route, &trace, None);
+        stage(tenant, Stage::Route, &trace, None);
         session::kick_with(tenant, accepted, mode);
     }
     if done.pairing_sent {

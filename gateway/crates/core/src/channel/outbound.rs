@@ -119,6 +119,7 @@ impl Account {
         target: Option<ReplyTarget>,
     ) {
         let outcome = self.attempt(&row, target.as_ref()).await;
+        tenant.metrics().send_ended(&outcome);
         let sent = matches!(outcome, SendOutcome::Sent(_));
         // Each edit of a growing answer is an attempt: those are bounded by the time to live.
         let is_edit = row.receipt_json.is_some();
@@ -203,7 +204,7 @@ impl Account {
                 .as_ref()
                 .and_then(|target| target.trace.as_deref())
                 .unwrap_or("-");
-            stage(tenant.slug(), Stage::Send, trace, Some(&row.run_id));
+            stage(tenant, Stage::Send, trace, Some(&row.run_id));
         }
     }
 

@@ -16,6 +16,7 @@ use gateway_wasm::{AccountStatus, Peer, PeerKind, Receipt};
 
 use super::limits::{OUTBOX_TTL_MS, PAIRING_PENDING_MAX, PAIRING_TTL_MS};
 use super::{Account, Channels};
+use crate::audit::Audit;
 use crate::cron::schedule::rfc3339;
 use crate::delivery::{ChannelControl, ControlResult};
 use crate::rpc::error::store as store_error;
@@ -173,7 +174,11 @@ impl ChannelControl for Channels {
             status(self, &tenant, &p)
         })
     }
-    fn start(&self, p: ChannelsStartParams) -> ControlResult<'_, ChannelsSwitchResult> {
+    fn start(
+        &self,
+        p: ChannelsStartParams,
+        audit: Audit,
+    ) -> ControlResult<'_, ChannelsSwitchResult> {
         Box::pin(async move {
             switch(
                 self,
@@ -181,11 +186,12 @@ impl ChannelControl for Channels {
                 p.channel.as_str(),
                 p.account_id.as_deref(),
                 true,
+                &audit,
             )
             .await
         })
     }
-    fn stop(&self, p: ChannelsStopParams) -> ControlResult<'_, ChannelsSwitchResult> {
+    fn stop(&self, p: ChannelsStopParams, audit: Audit) -> ControlResult<'_, ChannelsSwitchResult> {
         Box::pin(async move {
             switch(
                 self,
@@ -193,6 +199,7 @@ impl ChannelControl for Channels {
                 p.channel.as_str(),
                 p.account_id.as_deref(),
                 false,
+                &audit,
             )
             .await
         })
@@ -206,8 +213,9 @@ impl ChannelControl for Channels {
     fn pairing_approve(
         &self,
         p: ChannelsPairingApproveParams,
+        audit: Audit,
     ) -> ControlResult<'_, ChannelsPairingApproveResult> {
-        Box::pin(async move { pairing_approve(&self.owner()?, p).await })
+        Box::pin(async move { pairing_approve(&self.owner()?, p, audit).await })
     }
     fn send(&self, p: SendParams) -> ControlResult<'_, SendResult> {
         Box::pin(async move { send(self, &self.owner()?, p).await })
@@ -237,6 +245,7 @@ async fn switch(
     channel: &str,
     account: Option<&str>,
     on: bool,
+    audit: &Audit,
 ) -> Result<ChannelsSwitchResult, RpcError> {
     let accounts = channels.named(channel, account)?;
     let mut ids = Vec::with_capacity(accounts.len());
@@ -252,7 +261,14 @@ async fn switch(
         );
         tenant
             .db()
-            .write(move |w| w.set_account_enabled(&kind, &id, Some(on), now))
+            .write({
+                let audit = audit.clone();
+                move |w| {
+                    w.set_account_enabled(&kind, &id, Some(on), now)?;
+                    let about = serde_json::json!({ "channel": kind, "accountId": id });
+                    audit.record(w, &about, now)
+                }
+            })
             .await
             .map_err(|error| store_error(tenant, &error))?;
         if on {
@@ -339,6 +355,7 @@ async fn pairing_list(
 async fn pairing_approve(
     tenant: &Arc<Tenant>,
     p: ChannelsPairingApproveParams,
+    audit: Audit,
 ) -> Result<ChannelsPairingApproveResult, RpcError> {
     let code = p.request_id.as_str().trim().to_ascii_uppercase();
     let (channel, account) = (
@@ -363,6 +380,10 @@ async fn pairing_approve(
                 &serde_json::json!({"kind": row.kind, "account": row.account}).to_string(),
                 now,
             )?;
+            let about = serde_json::json!({
+                "channel": row.kind, "accountId": row.account, "senderId": row.sender_id,
+            });
+            audit.record(w, &about, now)?;
             Ok(row)
         })
         .await

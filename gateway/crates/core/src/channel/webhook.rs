@@ -154,7 +154,7 @@ impl Account {
             return WebhookAnswer::plain(405, "this route does not take this method");
         }
         let handle = tenant.new_id().replace('-', "");
-        stage(tenant.slug(), Stage::Verify, &handle, None);
+        stage(tenant, Stage::Verify, &handle, None);
         let (answered, mut answer) = oneshot::channel();
         {
             let mut holds = self.holds.lock();
@@ -190,7 +190,12 @@ impl Account {
             body: request.body,
             verified_by: verified_by.to_owned(),
         });
-        match ready.guest().event(event).await {
+        let began = std::time::Instant::now();
+        let outcome = ready.guest().event(event).await;
+        tenant
+            .metrics()
+            .guest_event_ended(&outcome, began.elapsed());
+        match outcome {
             Ok(actions) => self.answer(&handle, actions, &mut answer).await,
             Err(error) => self.refuse(tenant, &error),
         }

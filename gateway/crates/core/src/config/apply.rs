@@ -71,7 +71,19 @@ impl Host {
             Err(_) => return Reloaded::Unchanged,
         };
         match loaded {
-            Ok(settings) => self.apply(settings).await,
+            Ok(settings) => {
+                let done = self.apply(settings).await;
+                if let (
+                    Reloaded::Applied {
+                        revision, changed, ..
+                    },
+                    Some(main),
+                ) = (&done, self.main_tenant())
+                {
+                    crate::audit::config_reloaded(&main, *revision, changed);
+                }
+                done
+            }
             Err(error) => self.refuse((&error).into()),
         }
     }

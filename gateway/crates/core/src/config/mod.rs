@@ -5,7 +5,7 @@ mod apply;
 mod watch;
 mod write;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -15,7 +15,6 @@ use gateway_config::{
 };
 use gateway_protocol::methods::system::{ConfigFaultView, ConfigHealth};
 use hmac::{Hmac, KeyInit, Mac};
-use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::Sha256;
 
@@ -252,8 +251,6 @@ pub struct Configuration {
     views: ArcSwap<BTreeMap<String, ConfigView>>,
     status: ArcSwap<ConfigStatus>,
     host: OnceLock<Weak<Host>>,
-    /// Times of the last writes by clients (monotonic ms), by method.
-    writes: Mutex<BTreeMap<&'static str, VecDeque<u64>>>,
 }
 
 impl std::fmt::Debug for Configuration {
@@ -287,7 +284,6 @@ impl Configuration {
             }),
             key,
             host: OnceLock::new(),
-            writes: Mutex::default(),
         }
     }
 
@@ -366,25 +362,6 @@ impl Configuration {
             restart_needed: status.restart.clone(),
             watch: Some(status.watching.word()),
         }
-    }
-
-    /// Whether one more write by `method` is allowed at `now` (monotonic ms); else the ms to wait.
-    fn admit_write(&self, method: &'static str, now: u64) -> Result<(), u64> {
-        use crate::limits::{CONFIG_WRITES_MAX, CONFIG_WRITES_WINDOW_MS};
-        let mut writes = self.writes.lock();
-        let times = writes.entry(method).or_default();
-        while times
-            .front()
-            .is_some_and(|t| now.saturating_sub(*t) >= CONFIG_WRITES_WINDOW_MS)
-        {
-            times.pop_front();
-        }
-        if times.len() >= CONFIG_WRITES_MAX {
-            let oldest = times.front().copied().unwrap_or(now);
-            return Err(CONFIG_WRITES_WINDOW_MS.saturating_sub(now.saturating_sub(oldest)));
-        }
-        times.push_back(now);
-        Ok(())
     }
 }
 

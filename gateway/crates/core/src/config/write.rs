@@ -32,8 +32,12 @@ pub struct Written {
 const NO_BASE: &str = "config base hash required; re-run config.get and retry";
 const OLD_BASE: &str = "config changed since last load; re-run config.get and retry";
 
-/// What a client may not write although it may write the rest: what names programs and code of this machine.
-const LOCAL_ONLY: &[&str] = &["plugins.dir"];
+/// What a client may not write although it may write the rest: what names programs, code and files of this machine.
+const LOCAL_ONLY: &[&str] = &[
+    "plugins.dir",
+    "logging.file.path",
+    "telemetry.otlp.endpoint",
+];
 
 struct Composed {
     base: Snapshot,
@@ -48,7 +52,6 @@ impl Host {
     /// What is wrong with the request or the configuration; nothing was changed then.
     pub async fn write_config(
         self: &Arc<Self>,
-        method: &'static str,
         write: ConfigWrite,
         base: Option<String>,
     ) -> Result<Written, RpcError> {
@@ -57,17 +60,6 @@ impl Host {
             RpcError::unavailable("this gateway was started with settings and not from a file")
         })?;
         let configuration = &self.shared().configuration;
-        let now = self.shared().clock.monotonic_ms();
-        configuration.admit_write(method, now).map_err(|wait_ms| {
-            let seconds = wait_ms.div_ceil(1_000);
-            RpcError::new(
-                DetailCode::RateLimited,
-                format!("rate limit exceeded for {method}; retry after {seconds}s"),
-            )
-            .with("method", method)
-            .with("limit", "30 per 60s")
-            .retry_after_ms(wait_ms)
-        })?;
         let (key, running) = (configuration.key, self.settings());
         let composed = {
             let (file, running) = (file.clone(), running.clone());
@@ -179,7 +171,7 @@ fn local_only(before: &str, after: &str) -> Result<(), RpcError> {
         RpcError::new(
             DetailCode::CapabilityDenied,
             format!(
-                "{path} names what runs on the gateway's machine: write it there (`gateway config set`)"
+                "{path} is for those who can write on the gateway's machine: write it there (`gateway config set`)"
             ),
         )
     };

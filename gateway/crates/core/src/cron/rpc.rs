@@ -32,6 +32,11 @@ const PAGE_DEFAULT: u64 = 50;
 /// Requests to run one job in one millisecond.
 const ASKED_PER_MS_MAX: i64 = 100;
 
+/// For the audit log.
+fn about(id: &str) -> serde_json::Value {
+    serde_json::json!({ "jobId": echo(id) })
+}
+
 fn gone(id: &str) -> RpcError {
     RpcError::new(DetailCode::CronJobNotFound, "cron job not found").with("jobId", echo(id))
 }
@@ -192,7 +197,7 @@ pub(crate) async fn get(cx: Cx, p: CronGetParams) -> Result<CronJob, RpcError> {
 }
 
 pub(crate) async fn add(cx: Cx, p: CronAddParams) -> Result<CronAddResult, RpcError> {
-    let tenant = cx.tenant;
+    let (tenant, audit) = (cx.tenant, cx.audit);
     let enabled = p.enabled.unwrap_or(true);
     let spec = CronSpec {
         name: p.name.into_string(),
@@ -228,7 +233,10 @@ pub(crate) async fn add(cx: Cx, p: CronAddParams) -> Result<CronAddResult, RpcEr
     let kept = job.clone();
     tenant
         .db()
-        .write(move |w| w.insert_cron_job(&kept))
+        .write(move |w| {
+            w.insert_cron_job(&kept)?;
+            audit.record(w, &about(&kept.id), now)
+        })
         .await
         .map_err(|e| full(&tenant, &e))?;
     told(&tenant, CronAction::Added, &job);
@@ -301,7 +309,7 @@ fn not_own(job: &CronJobRow) -> Result<(), RpcError> {
 
 pub(crate) async fn update(cx: Cx, p: CronUpdateParams) -> Result<CronJob, RpcError> {
     let id = job_id("cron.update", p.id.as_ref(), p.job_id.as_ref())?;
-    let tenant = cx.tenant;
+    let (tenant, audit) = (cx.tenant, cx.audit);
     let before = find(&tenant, &id).await?;
     not_own(&before)?;
     let old = spec_of(&before).unwrap_or_default();
@@ -336,6 +344,7 @@ pub(crate) async fn update(cx: Cx, p: CronUpdateParams) -> Result<CronJob, RpcEr
                 job.done_through = 0;
             }
             w.update_cron_job(&job)?;
+            audit.record(w, &about(&job.id), now)?;
             Ok(job)
         })
         .await
@@ -356,13 +365,17 @@ fn before_id(id: &Option<NonEmpty>, older: &Option<NonEmpty>) -> String {
 
 pub(crate) async fn remove(cx: Cx, p: CronRemoveParams) -> Result<CronRemoveResult, RpcError> {
     let id = job_id("cron.remove", p.id.as_ref(), p.job_id.as_ref())?;
-    let tenant = cx.tenant;
+    let (tenant, audit) = (cx.tenant, cx.audit);
     let job = find(&tenant, &id).await?;
     not_own(&job)?;
-    let wanted = id.clone();
+    let (wanted, now) = (id.clone(), tenant.now_ms());
     let found = tenant
         .db()
-        .write(move |w| w.delete_cron_job(&wanted))
+        .write(move |w| {
+            let found = w.delete_cron_job(&wanted)?;
+            audit.record(w, &about(&wanted), now)?;
+            Ok(found)
+        })
         .await
         .map_err(|e| store(&tenant, &e))?;
     if !found {
@@ -377,6 +390,7 @@ pub(crate) async fn remove(cx: Cx, p: CronRemoveParams) -> Result<CronRemoveResu
 
 pub(crate) async fn run(cx: Cx, p: CronRunParams) -> Result<CronRunResult, RpcError> {
     let id = job_id("cron.run", p.id.as_ref(), p.job_id.as_ref())?;
+    cx.audit.about(about(&id));
     let tenant = cx.tenant;
     let process = tenant.shared().boot_id.clone();
     if let Some(expected) = &p.expected_process_instance_id

@@ -86,7 +86,8 @@ pub(super) async fn agent(cx: Cx, p: AgentParams) -> Result<AgentResult, RpcErro
             .await
             .map_err(|e| error::store(&tenant, &e))?;
         if !repeated {
-            super::sessions::reset_now(&tenant, key.as_str(), &agent_id, "reset").await?;
+            super::sessions::reset_now(&tenant, key.as_str(), &agent_id, "reset", &cx.audit)
+                .await?;
         }
         message = message
             .trim_start()

@@ -38,11 +38,11 @@ pub(super) async fn start(
     cx: Cx,
     p: ChannelsStartParams,
 ) -> Result<ChannelsSwitchResult, RpcError> {
-    control(&cx)?.start(p).await
+    control(&cx)?.start(p, cx.audit.clone()).await
 }
 
 pub(super) async fn stop(cx: Cx, p: ChannelsStopParams) -> Result<ChannelsSwitchResult, RpcError> {
-    control(&cx)?.stop(p).await
+    control(&cx)?.stop(p, cx.audit.clone()).await
 }
 
 pub(super) async fn pairing_list(
@@ -59,7 +59,7 @@ pub(super) async fn pairing_approve(
     cx: Cx,
     p: ChannelsPairingApproveParams,
 ) -> Result<ChannelsPairingApproveResult, RpcError> {
-    control(&cx)?.pairing_approve(p).await
+    control(&cx)?.pairing_approve(p, cx.audit.clone()).await
 }
 
 pub(super) async fn send(cx: Cx, p: SendParams) -> Result<SendResult, RpcError> {

@@ -66,13 +66,13 @@ pub(super) fn get(cx: &Cx, _: NoParams) -> Result<Reply<ConfigGetResult>, RpcErr
 pub(super) async fn set(cx: Cx, p: ConfigSetParams) -> Result<ConfigWriteResult, RpcError> {
     let base = p.base_hash.map(|h| h.as_str().to_owned());
     let write = ConfigWrite::Whole(p.raw.as_str().to_owned());
-    written(cx, "config.set", write, base).await
+    written(cx, write, base).await
 }
 
 pub(super) async fn apply(cx: Cx, p: ConfigApplyParams) -> Result<ConfigWriteResult, RpcError> {
     let base = p.base_hash.map(|h| h.as_str().to_owned());
     let write = ConfigWrite::Whole(p.raw.as_str().to_owned());
-    written(cx, "config.apply", write, base).await
+    written(cx, write, base).await
 }
 
 pub(super) async fn patch(cx: Cx, p: ConfigPatchParams) -> Result<ConfigWriteResult, RpcError> {
@@ -84,12 +84,11 @@ pub(super) async fn patch(cx: Cx, p: ConfigPatchParams) -> Result<ConfigWriteRes
         )));
     }
     let write = ConfigWrite::Patch(p.raw.as_str().to_owned(), replace);
-    written(cx, "config.patch", write, base).await
+    written(cx, write, base).await
 }
 
 async fn written(
     cx: Cx,
-    method: &'static str,
     write: ConfigWrite,
     base: Option<String>,
 ) -> Result<ConfigWriteResult, RpcError> {
@@ -112,8 +111,11 @@ async fn written(
         .host()
         .ok_or_else(|| RpcError::unavailable("the gateway is stopping"))?;
     // What is begun is finished, also when the caller has gone away or the deadline has passed.
-    let work = tokio::spawn(async move { host.write_config(method, write, base).await });
+    let work = tokio::spawn(async move { host.write_config(write, base).await });
     let done = work.await.map_err(|_| RpcError::internal("config"))??;
+    cx.audit.about(serde_json::json!({
+        "revision": done.revision, "changed": crate::audit::first(&done.changed),
+    }));
     let view = configuration()
         .view(MAIN_TENANT)
         .ok_or_else(|| RpcError::unavailable("no configuration"))?;

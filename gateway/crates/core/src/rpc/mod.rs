@@ -1,6 +1,7 @@
 //! The handlers, one family a file, and the only list of them.
 
 pub mod agents;
+mod audit;
 mod channels;
 mod chat;
 pub mod config;
@@ -27,6 +28,8 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on_sync::<m::system::SystemPresence>(system::presence)
         .on_sync::<m::system::GatewayIdentityGet>(system::identity)
         .on::<m::system::BootList>(channels::boot_list)
+        .on::<m::audit::AuditEntries>(audit::entries)
+        .on::<m::audit::AuditVerify>(audit::verify)
         .on_sync::<m::logs::LogsTail>(system::logs_tail)
         .on_sync::<m::rpc::RpcDiscover>(system::discover)
         .on_sync::<m::rpc::RpcSubscribe>(system::subscribe)

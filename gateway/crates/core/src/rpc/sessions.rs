@@ -14,7 +14,10 @@ use gateway_protocol::methods::sessions::{
 };
 use gateway_store::{ListQuery, SessionPatch, SessionRow, StoreError};
 
+use serde_json::json;
+
 use super::{chat, error};
+use crate::audit::Audit;
 use crate::cx::Cx;
 use crate::hub::HubError;
 use crate::limits::{SESSIONS_LIST_DEFAULT, SESSIONS_LIST_MAX};
@@ -242,9 +245,10 @@ pub(super) async fn reset_now(
     key: &str,
     agent_id: &str,
     reason: &str,
+    audit: &Audit,
 ) -> Result<Option<SessionRow>, RpcError> {
     chat::stop_runs(tenant, key, None, AbortReason::SessionGone).await;
-    let at = key.to_owned();
+    let (at, audit) = (key.to_owned(), audit.clone());
     let session_id = tenant.new_id();
     let now = tenant.now_ms();
     let reset = tenant
@@ -255,6 +259,7 @@ pub(super) async fn reset_now(
             }
             let row = w.reset_session(&at, &session_id, now)?;
             w.append_event("session.reset", Some(&at), "{}", now)?;
+            audit.record(w, &json!({ "sessionKey": at }), now)?;
             Ok(Some(row))
         })
         .await
@@ -273,7 +278,7 @@ pub(super) async fn reset(cx: Cx, p: SessionsResetParams) -> Result<SessionsRese
         Some(ResetReason::New) => "new",
         _ => "reset",
     };
-    let row = reset_now(&cx.tenant, key.as_str(), &agent_id, reason)
+    let row = reset_now(&cx.tenant, key.as_str(), &agent_id, reason, &cx.audit)
         .await?
         .ok_or_else(|| RpcError::not_found("session"))?;
     Ok(SessionsResetResult {
@@ -293,7 +298,7 @@ pub(super) async fn delete(
 ) -> Result<SessionsDeleteResult, RpcError> {
     let (key, agent_id) = error::session_key(&cx, &p.key, p.agent_id.as_deref())?;
     let key = key.into_string();
-    let tenant = cx.tenant.clone();
+    let (tenant, audit) = (cx.tenant.clone(), cx.audit.clone());
     let expected = p.expected_session_id.map(|s| s.as_str().to_owned());
     // Checked before anything is stopped, and again in the transaction.
     if let Some(expected) = &expected {
@@ -322,6 +327,8 @@ pub(super) async fn delete(
             if deleted {
                 w.append_event("session.deleted", Some(&at), "{}", now)?;
             }
+            let about = json!({ "sessionKey": at, "deleted": deleted });
+            audit.record(w, &about, now)?;
             Ok(deleted)
         })
         .await

@@ -424,7 +424,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
     };
     if let Some(to) = &cell.reply_to {
         stage(
-            tenant.slug(),
+            tenant,
             Stage::Run,
             to.trace.as_deref().unwrap_or("-"),
             Some(&cell.run_id),
@@ -547,6 +547,9 @@ async fn conclude(
         ended_at: tenant.now_ms(),
     };
     tenant.sessions().runs_ended.fetch_add(1, Ordering::Relaxed);
+    let began = cell.started_at.load(Ordering::Acquire);
+    let took_ms = u64::try_from(outcome.ended_at.saturating_sub(began)).unwrap_or(0);
+    tenant.metrics().run_ended(ended.state, took_ms);
     let own = RunEvents::new(tenant.clone(), cell);
     let events = events.unwrap_or(&own);
     match recorded {
@@ -644,11 +647,11 @@ fn settle(
         match recorded.answer {
             Answer::None => {}
             Answer::Queued => {
-                stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                stage(tenant, Stage::Outbox, trace, Some(&cell.run_id));
                 delivery.wake(&to.kind, &to.account);
             }
             Answer::Claimed(row) => {
-                stage(tenant.slug(), Stage::Outbox, trace, Some(&cell.run_id));
+                stage(tenant, Stage::Outbox, trace, Some(&cell.run_id));
                 delivery.deliver(*row, to.clone());
             }
         }
@@ -662,12 +665,13 @@ fn settle(
 
 /// Tells the log and those who wait.
 fn tell(tenant: &Tenant, cell: &RunCell, outcome: RunOutcome) {
-    tenant.log(
+    tenant.log_run(
         if outcome.state == RunState::Error {
             "WARN"
         } else {
             "INFO"
         },
+        &cell.run_id,
         &format!(
             "run {} of {} ended: {}{}",
             cell.run_id,

@@ -219,13 +219,15 @@ async fn foreign_ids_are_like_random_ids() {
             got.push(shape(&answer, ids).replace(&idem, "IDEM"));
             settle(&b).await;
         }
-        // What depends on how many sessions there are by now is not about the ids.
+        // What depends on how many sessions there are by now, or on what was called before, is not about the ids.
         if ![
             "sessions.list",
             "health",
             "status",
             "system-presence",
             "logs.tail",
+            "audit.entries",
+            "audit.verify",
         ]
         .contains(&spec.name)
         {

@@ -9,6 +9,7 @@ mod events;
 mod flow;
 mod full_disk;
 mod intake;
+mod observe;
 mod reload;
 mod sim;
 mod support;

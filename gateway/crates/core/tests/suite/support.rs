@@ -224,7 +224,7 @@ pub struct Recorder {
 }
 
 impl EventSink for Recorder {
-    fn push(&self, ev: &Arc<WireEvent>) {
+    fn push(&self, ev: &Arc<WireEvent>) -> gateway_core::hub::Pushed {
         let payload = serde_json::from_slice(&ev.payload).unwrap();
         let mut frame = ev.head.to_vec();
         frame.extend_from_slice(b",\"seq\":1}");
@@ -234,6 +234,7 @@ impl EventSink for Recorder {
             "head and payload are the same event"
         );
         self.events.lock().push((ev.name.to_owned(), payload));
+        gateway_core::hub::Pushed::Queued
     }
 
     fn close(&self, close: Close) {

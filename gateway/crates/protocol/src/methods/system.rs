@@ -49,7 +49,7 @@ crate::params! {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthSnapshot {
-    /// Always true: who can answer is up.
+    /// Whether the tenant's store works and the gateway can take on work (see `readiness`).
     pub ok: bool,
     /// When it was made, milliseconds since the Unix epoch.
     pub ts: i64,
@@ -82,6 +82,25 @@ pub struct HealthSnapshot {
     /// How the gateway lets itself be found; absent when it does not, and in `hello-ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<DiscoveryHealth>,
+    /// Proofs that the gateway can take on work; not in `hello-ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessHealth>,
+}
+
+/// Proofs that the gateway can take on work, as old as the snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadinessHealth {
+    /// How it is.
+    pub state: PartState,
+    /// What is wrong: `runtime-stalled`, `store-stuck`, `store-full`, `store-failed`, separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Milliseconds since the last commit that is known to be on the disk; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_age_ms: Option<u64>,
+    /// Milliseconds since the runtime turned last.
+    pub tick_age_ms: u64,
 }
 
 /// How a part of the gateway is.

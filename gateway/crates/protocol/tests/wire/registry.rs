@@ -6,7 +6,7 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
+    agents, audit, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -30,6 +30,8 @@ macro_rules! for_all_methods {
         each!(agents::AgentWait);
         each!(agents::AgentsList);
         each!(agents::ModelsList);
+        each!(audit::AuditEntries);
+        each!(audit::AuditVerify);
         each!(channels::ChannelsPairingApprove);
         each!(channels::ChannelsPairingList);
         each!(channels::ChannelsStart);

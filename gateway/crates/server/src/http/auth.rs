@@ -68,6 +68,7 @@ pub(crate) fn caller(
         },
         surface,
         ip: Some(ask.wire.socket.peer.ip()),
+        credential: Some(found.proof.name(found.method)),
     };
     Ok((found, caller))
 }

@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod health;
 pub(crate) mod hooks;
+pub(crate) mod metrics;
 pub(crate) mod openai;
 pub(crate) mod page;
 pub(crate) mod reply;
@@ -44,6 +45,7 @@ pub(crate) fn routes() -> Router {
         .merge(openai::routes())
         .merge(webhook::routes())
         .merge(hooks::routes())
+        .merge(metrics::routes())
         .fallback(|| async { reply::error(StatusCode::NOT_FOUND, "nothing is here") })
         .method_not_allowed_fallback(|| async {
             reply::error(
@@ -78,6 +80,7 @@ pub(crate) async fn serve(
             Err(refused) => refused,
         },
     };
+    app.traffic.answered(response.status().as_u16());
     reply::secure(response.headers_mut());
     if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response

@@ -53,6 +53,7 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
         interim: None,
         traceparent: None,
         idempotency: None,
+        audit: Default::default(),
     };
     let (started, single) = match jsonrpc::parse(&text) {
         jsonrpc::Parsed::Fault(answer) => (Started::Done(answer), None),

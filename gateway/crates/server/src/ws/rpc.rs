@@ -28,6 +28,7 @@ pub(crate) struct Rpc {
     tenant: Arc<Tenant>,
     caller: Option<Arc<Caller>>,
     proof: Proof,
+    method: &'static str,
     scopes: gateway_protocol::ScopeSet,
     cancel: CancellationToken,
     hub: Option<HubGuard>,
@@ -41,6 +42,7 @@ impl Rpc {
             tenant: found.tenant,
             caller: None,
             proof: found.proof,
+            method: found.method,
             scopes: found.ceiling,
             cancel: CancellationToken::new(),
             hub: None,
@@ -93,6 +95,7 @@ impl Rpc {
             client,
             surface: Surface::JsonRpcWs,
             ip,
+            credential: Some(self.proof.name(self.method)),
         }));
     }
 
@@ -143,6 +146,7 @@ impl Rpc {
             interim: interim(link, item),
             traceparent: None,
             idempotency: None,
+            audit: Default::default(),
         };
         rpc::start(&link.app, cx, item)
     }

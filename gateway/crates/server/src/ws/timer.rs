@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use gateway_core::hub::{EventSink, WireEvent};
+use gateway_core::hub::{EventSink, Pushed, WireEvent};
 use gateway_protocol::{frame::Close, limits::MAX_BUFFERED_BYTES};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -88,7 +88,8 @@ impl Shared {
 
     /// A result that comes before the final one.
     pub(crate) fn frame(&self, frame: Bytes) {
-        self.take_in(frame.len(), false, |q| q.frames.push_back(frame));
+        // A caller that does not read is closed; the loss is its own.
+        let _ = self.take_in(frame.len(), false, |q| q.frames.push_back(frame));
     }
 
     pub(crate) fn next_frame(&self) -> Option<Bytes> {
@@ -132,22 +133,25 @@ impl Shared {
         true
     }
 
-    fn take_in(&self, len: usize, may_drop: bool, add: impl FnOnce(&mut Queue)) {
+    fn take_in(&self, len: usize, may_drop: bool, add: impl FnOnce(&mut Queue)) -> Pushed {
         let cost = len + QUEUED_EVENT_OVERHEAD_BYTES;
         let mut queue = self.queue.lock();
         if queue.behind {
-            return;
+            return Pushed::Ending;
         }
-        if queue.bytes + cost <= MAX_BUFFERED_BYTES && self.all.take(cost) {
+        let pushed = if queue.bytes + cost <= MAX_BUFFERED_BYTES && self.all.take(cost) {
             queue.bytes += cost;
             add(&mut queue);
+            Pushed::Queued
         } else if may_drop {
-            return;
+            return Pushed::Dropped;
         } else {
             queue.behind = true;
-        }
+            Pushed::FellBehind
+        };
         drop(queue);
         self.waker.wake();
+        pushed
     }
 }
 
@@ -158,10 +162,10 @@ impl Drop for Shared {
 }
 
 impl EventSink for Shared {
-    fn push(&self, ev: &Arc<WireEvent>) {
+    fn push(&self, ev: &Arc<WireEvent>) -> Pushed {
         self.take_in(ev.head.len(), ev.drop_if_slow, |q| {
             q.events.push_back(ev.clone())
-        });
+        })
     }
 
     fn close(&self, close: Close) {
@@ -296,9 +300,11 @@ mod tests {
         let all = budget::Bytes::new(usize::MAX);
         let shared = Shared::new(all);
         let big = event(1024 * 1024, true);
+        let mut dropped = 0;
         for _ in 0..10 {
-            shared.push(&big);
+            dropped += usize::from(shared.push(&big) == Pushed::Dropped);
         }
+        assert!(dropped > 0);
         assert!(!shared.fell_behind());
         let mut kept = 0;
         while shared.next_event().is_some() {

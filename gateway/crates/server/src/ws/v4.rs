@@ -82,7 +82,9 @@ impl V4 {
     }
 
     fn connect(&mut self, link: &mut Link, request: &Request<'_>) {
-        match self.admit(link, request) {
+        let admitted = self.admit(link, request);
+        link.app.traffic.connect_ended(admitted.is_ok());
+        match admitted {
             Ok((open, hello)) => {
                 link.permit.authenticated();
                 link.max_message = MAX_FRAME_BYTES;
@@ -158,6 +160,7 @@ impl V4 {
             client: client.clone(),
             surface: Surface::V4,
             ip,
+            credential: Some(found.proof.name(found.method)),
         });
         let info = ConnInfo {
             conn: id,
@@ -238,6 +241,7 @@ impl V4 {
                 .then(|| interim(link, id)),
             traceparent: request.traceparent.as_deref().map(Into::into),
             idempotency: None,
+            audit: Default::default(),
         };
         match dispatch(&link.app.host, cx, &request.method, request.params, false) {
             Dispatched::Ready(result) => self.answer(link, CallKind::V4(id.into()), result),

@@ -4,6 +4,7 @@
 mod handshake;
 mod hooks;
 mod names;
+mod observe;
 mod openai;
 mod sockets;
 mod strict;

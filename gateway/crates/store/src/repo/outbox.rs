@@ -103,6 +103,26 @@ impl Read<'_> {
         .map(Option::flatten)
     }
 
+    /// How many messages are in each state, but those that were sent.
+    pub fn count_open_outbox(&self) -> Result<Vec<(OutboxState, i64)>> {
+        [
+            OutboxState::Queued,
+            OutboxState::Sending,
+            OutboxState::Unknown,
+            OutboxState::Failed,
+        ]
+        .into_iter()
+        .map(|state| {
+            let n = self.one(
+                "SELECT COUNT(*) FROM outbox WHERE state = ?1",
+                [state.as_str()],
+                |r| r.get(0),
+            )?;
+            Ok((state, n.unwrap_or(0)))
+        })
+        .collect()
+    }
+
     /// Accounts that have rows to send, for the start.
     pub fn outbox_accounts(&self) -> Result<Vec<(String, String)>> {
         self.all(

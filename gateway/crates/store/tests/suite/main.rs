@@ -1,6 +1,7 @@
 //! The store's promises, each with the fault injected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod audit;
 mod corruption;
 mod crash;
 mod disk_faults;

@@ -83,6 +83,7 @@ pub(crate) async fn set_heartbeats(
     cx: Cx,
     p: SetHeartbeatsParams,
 ) -> Result<SetHeartbeatsResult, RpcError> {
+    cx.audit.about(serde_json::json!({ "enabled": p.enabled }));
     heartbeat::switch(&cx.tenant, p.enabled)
         .await
         .map_err(|e| store(&cx.tenant, &e))?;

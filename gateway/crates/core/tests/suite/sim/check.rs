@@ -241,6 +241,7 @@ pub async fn check_canary(
         "health",
         "status",
         "logs.tail",
+        "audit.entries",
         "channels.status",
         "config.get",
     ] {

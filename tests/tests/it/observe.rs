@@ -1,0 +1,559 @@
+//! What the real binary tells about itself: its log under attack and behind a blocked pipe, and its numbers as others read them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gateway_tests::process::{Gateway, gateway_bin, guests_dir};
+use serde_json::{Value, json};
+
+use crate::trace::post;
+
+/// One answer on a connection that stays open: status and body.
+fn answer(socket: &mut TcpStream) -> (u16, String) {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let head = bytes.windows(4).position(|w| w == b"\r\n\r\n");
+        if let Some(end) = head {
+            let text = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+            let length = text
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "))
+                .map_or(0, |n| n.trim().parse::<usize>().unwrap());
+            if bytes.len() >= end + 4 + length {
+                let status = text[9..12].parse().unwrap();
+                let body = bytes[end + 4..end + 4 + length].to_vec();
+                return (status, String::from_utf8(body).unwrap());
+            }
+        }
+        let n = socket.read(&mut buffer).expect("no answer in time");
+        assert!(n > 0, "closed: {}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&buffer[..n]);
+    }
+}
+
+fn connect(port: u16) -> TcpStream {
+    let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket.set_nodelay(true).unwrap();
+    // What takes longer counts as stalled.
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    socket
+}
+
+fn get(port: u16, path: &str, token: &str) -> (u16, String) {
+    let mut socket = connect(port);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {token}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    answer(&mut socket)
+}
+
+/// A process that is killed when the test ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the binary with pipes that nobody reads.
+fn unread(state: &Path) -> (Killed, u16) {
+    let child = Command::new(gateway_bin())
+        .args([
+            "serve",
+            "--port",
+            "0",
+            "--log-level",
+            "debug",
+            "--state-dir",
+        ])
+        .arg(state)
+        .env_remove("GATEWAY_TOKEN")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let child = Killed(child);
+    let began = Instant::now();
+    loop {
+        let run = std::fs::read_to_string(state.join("run/gateway.json")).unwrap_or_default();
+        let run: Value = serde_json::from_str(&run).unwrap_or_default();
+        if run["pid"] == child.0.id() {
+            return (child, u16::try_from(run["port"].as_u64().unwrap()).unwrap());
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "no start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Covers: F35.
+#[test]
+fn logs_that_nobody_reads_or_that_find_no_room_stall_no_request() {
+    const REQUESTS: usize = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    drop(Gateway::start(&state, &[]));
+    // A file on a full disk beside the pipe.
+    let config = state.join("gateway.json5");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let full = text.replace(
+        "logging: { level: \"info\", format: \"text\" }",
+        "logging: { file: { path: \"/dev/full\" } }",
+    );
+    assert_ne!(text, full);
+    std::fs::write(&config, full).unwrap();
+    let (mut gateway, port) = unread(&state);
+    let token = std::fs::read_to_string(state.join("secrets/main/gateway-token")).unwrap();
+    let token = token.trim();
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"sessions.list"}"#;
+    let request = format!(
+        "POST /rpc HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut slowest = Duration::ZERO;
+    for _ in 0..REQUESTS / 500 {
+        let mut socket = connect(port);
+        for _ in 0..500 {
+            let began = Instant::now();
+            socket.write_all(request.as_bytes()).unwrap();
+            let (status, body) = answer(&mut socket);
+            assert!(
+                status == 200 && body.contains("\"result\""),
+                "{status} {body}"
+            );
+            slowest = slowest.max(began.elapsed());
+        }
+    }
+    // Nothing waits for the log; what a busy machine takes is another matter.
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+    let (status, metrics) = get(port, "/metrics", token);
+    assert_eq!(status, 200);
+    let number = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|l| l.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name}\n{metrics}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    // Each request made a record for each of two sinks.
+    let dropped = number("gateway_log_lines_dropped_total");
+    assert!(dropped > REQUESTS as f64, "{dropped}");
+    let calls = "gateway_requests_total{tenant=\"main\",method=\"sessions.list\",outcome=\"ok\"}";
+    assert!(number(calls) >= REQUESTS as f64);
+    // The end does not wait for a reader either.
+    let pid = gateway.0.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = gateway.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "does not stop");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(status.success(), "{status}");
+}
+
+/// Text of strangers that would forge lines, drive a terminal or turn a line around.
+const HOSTILE: [&str; 5] = [
+    "\u{1b}[2J\u{1b}]0;owned\u{7}",
+    "x\n{\"level\":\"ERROR\",\"target\":\"gateway\",\"message\":\"forged\"}",
+    "x\r\n2026-11-25T00:00:00.000Z ERROR gateway: forged",
+    "\u{202e}gpj.exe\u{2028}ERROR forged",
+    "\u{9b}31m\u{85}ERROR forged\u{0}",
+];
+
+fn attack(gateway: &Gateway, secret: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    for (n, hostile) in HOSTILE.iter().enumerate() {
+        // Headers as raw bytes, before anybody proved who he is.
+        for name in ["user-agent", "origin", "x-forwarded-for", "authorization"] {
+            let mut socket = connect(gateway.port);
+            let head = format!(
+                "GET / HTTP/1.1\r\nhost: 127.0.0.1:{}\r\nconnection: close\r\n{name}: {hostile}\r\n\r\n",
+                gateway.port
+            );
+            let _ = socket.write_all(head.as_bytes());
+            let _ = socket.read_to_end(&mut Vec::new());
+        }
+        // Names and texts inside of calls, and a credential in the wrong place.
+        let token = gateway.token();
+        let bearer = format!("Bearer {token}");
+        let call =
+            json!({"jsonrpc": "2.0", "id": 1, "method": hostile, "params": {"token": token}});
+        let send = json!({"jsonrpc": "2.0", "id": 1, "method": "chat.send", "params": {
+            "message": format!("{hostile} {token}"), "sessionKey": hostile, "idempotencyKey": hostile}});
+        let good = json!({"jsonrpc": "2.0", "id": 1, "method": "chat.send", "params": {
+            "message": format!("{hostile} {token}"), "sessionKey": "main", "idempotencyKey": format!("k{n}")}});
+        // A platform's message, with its secret again where it does not belong.
+        let event = json!({"id": format!("{hostile}{n}"), "from": {"id": hostile, "name": hostile},
+            "text": format!("{hostile} {secret}"), "reply": "hold"});
+        runtime.block_on(async {
+            let auth = [("authorization", bearer.as_str())];
+            for body in [&call, &send, &good] {
+                post(gateway.port, "/rpc", &auth, body).await;
+            }
+            let signed = [("x-webhook-secret", secret)];
+            post(
+                gateway.port,
+                "/channels/webhook/default/inbound",
+                &signed,
+                &event,
+            )
+            .await;
+        });
+    }
+    // A broken edit of the configuration that talks to the log.
+    let config = gateway.state.join("gateway.json5");
+    let good = std::fs::read_to_string(&config).unwrap();
+    for hostile in HOSTILE {
+        let key = serde_json::to_string(hostile).unwrap();
+        std::fs::write(&config, format!("{{ {key}: 1 }}")).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    std::fs::write(&config, good).unwrap();
+}
+
+fn is_hostile(c: char) -> bool {
+    (c.is_control() && c != '\n') || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}')
+}
+
+/// Covers: N18.
+#[test]
+fn texts_of_strangers_forge_no_record_and_no_sink_holds_a_secret() {
+    for format in ["json", "text"] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        drop(Gateway::start(&state, &[]));
+        let config = state.join("gateway.json5");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let with_file = text.replace(
+            "logging: { level: \"info\", format: \"text\" }",
+            "logging: { file: { path: \"logs/gateway.log\" } }",
+        );
+        assert_ne!(text, with_file);
+        std::fs::write(&config, with_file).unwrap();
+        let wasm = guests_dir();
+        let flags = [
+            "--wasm-dir",
+            wasm.to_str().unwrap(),
+            "--log-level",
+            "trace",
+            "--log-format",
+            format,
+        ];
+        let gateway = Gateway::start(&state, &flags);
+        let secret = std::fs::read_to_string(state.join("secrets/main/webhook-default-signing"));
+        let (secret, token) = (secret.unwrap().trim().to_owned(), gateway.token());
+        attack(&gateway, &secret);
+        let (ok, tail, error) = gateway.cli(&["call", "logs.tail", "--json"]);
+        assert!(ok, "{error}");
+        let tail: Value = serde_json::from_str(&tail).unwrap();
+        let lines: Vec<String> = tail["lines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|l| l.as_str().unwrap().to_owned())
+            .collect();
+        assert!(lines.len() >= 5, "{lines:?}");
+        let (log, file) = (gateway.log.clone(), state.join("logs/gateway.log"));
+        assert!(gateway.stop().success());
+        let (log, file) = (
+            std::fs::read_to_string(log).unwrap(),
+            std::fs::read_to_string(file).unwrap(),
+        );
+        for (sink, text) in [
+            ("stderr", &log),
+            ("file", &file),
+            ("logs.tail", &lines.join("\n")),
+        ] {
+            assert!(
+                !text.contains(&token) && !text.contains(&secret),
+                "{sink} has a secret"
+            );
+            let odd: Vec<char> = text.chars().filter(|c| is_hostile(*c)).collect();
+            assert!(odd.is_empty(), "{sink} has {odd:?}");
+            assert!(
+                !text.lines().any(|l| l.starts_with("2026-11-25T00:00")),
+                "{sink}"
+            );
+        }
+        assert!(log.contains("ended: ok"), "{log}");
+        assert!(
+            file.contains("listening") && file.contains("ended: ok"),
+            "{file}"
+        );
+        if format == "json" {
+            for line in file.lines() {
+                let record: Value =
+                    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+                for field in ["time", "level", "target", "message"] {
+                    assert!(record[field].is_string(), "{line}");
+                }
+                assert_ne!(record["message"], "forged", "{line}");
+                if record["target"] == "gateway::tenant" {
+                    assert_eq!(record["tenant"], "main", "{line}");
+                }
+            }
+            let run = file.lines().find(|l| l.contains("ended: ok")).unwrap();
+            let run: Value = serde_json::from_str(run).unwrap();
+            assert!(run["run_id"].is_string(), "{run}");
+        }
+    }
+}
+
+/// Reads the text with the library that Prometheus publishes, checks each distribution, and prints what is there.
+const READER: &str = r#"
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+out = {}
+for family in text_string_to_metric_families(sys.stdin.read()):
+    assert family.documentation and family.type != "unknown", family.name
+    assert family.name not in out, family.name
+    out[family.name] = [family.type, len(family.samples)]
+    if family.type != "histogram":
+        continue
+    series = {}
+    for s in family.samples:
+        labels = tuple(sorted((k, v) for k, v in s.labels.items() if k != "le"))
+        one = series.setdefault(labels, {"buckets": []})
+        if s.name.endswith("_bucket"):
+            one["buckets"].append((float(s.labels["le"]), s.value))
+        else:
+            one[s.name.rsplit("_", 1)[1]] = s.value
+    for labels, one in series.items():
+        bounds = [b for b, _ in one["buckets"]]
+        counts = [c for _, c in one["buckets"]]
+        assert bounds == sorted(bounds) and bounds[-1] == float("inf"), (family.name, bounds)
+        assert counts == sorted(counts) and counts[-1] == one["count"], (family.name, labels)
+        assert one["sum"] >= 0
+print(json.dumps(out))
+"#;
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let python =
+        std::env::var_os("GATEWAY_PYTHON").expect("GATEWAY_PYTHON is set by `cargo xtask test`");
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let wasm = guests_dir();
+    let gateway = Gateway::start(&state, &["--wasm-dir", wasm.to_str().unwrap()]);
+    let secret = std::fs::read_to_string(state.join("secrets/main/webhook-default-signing"));
+    let secret = secret.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let event = json!({"id": "1", "from": {"id": "una"}, "text": "hello", "reply": "hold"});
+    let signed = [("x-webhook-secret", secret.trim())];
+    let path = "/channels/webhook/default/inbound";
+    let (status, body) = runtime.block_on(post(gateway.port, path, &signed, &event));
+    assert_eq!(status, 200, "{body}");
+    let (ok, _, error) = gateway.cli(&["chat", "--message", "hello"]);
+    assert!(ok, "{error}");
+    let (status, text) = get(gateway.port, "/metrics", &gateway.token());
+    assert_eq!(status, 200);
+    let mut reader = Command::new(python)
+        .args(["-c", READER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    reader
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let read = reader.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{error}\n{text}");
+    let families: Value = serde_json::from_slice(&read.stdout).unwrap();
+    for (name, kind) in [
+        ("gateway_requests", "counter"),
+        ("gateway_request_seconds", "histogram"),
+        ("gateway_connections", "gauge"),
+        ("gateway_runs", "counter"),
+        ("gateway_run_seconds", "histogram"),
+        ("gateway_outbox_messages", "gauge"),
+        ("gateway_deliveries", "counter"),
+        ("gateway_guest_events", "counter"),
+        ("gateway_guest_cpu_seconds", "counter"),
+        ("gateway_store_commit_seconds", "histogram"),
+        ("gateway_store_commit_writes", "histogram"),
+        ("gateway_events_dropped", "counter"),
+        ("gateway_log_lines_dropped", "counter"),
+        ("gateway_connects", "counter"),
+        ("gateway_bytes", "counter"),
+        ("gateway_build_info", "gauge"),
+        ("process_cpu_seconds", "counter"),
+    ] {
+        assert_eq!(families[name][0], kind, "{name}: {families}");
+        assert!(
+            families[name][1].as_u64() > Some(0),
+            "{name} has no samples"
+        );
+    }
+    for line in [
+        "gateway_guest_events_total{tenant=\"main\",outcome=\"ok\"} ",
+        "gateway_runs_total{tenant=\"main\",outcome=\"ok\"} ",
+        "gateway_connects_total{outcome=\"ok\"} ",
+    ] {
+        let value = text.lines().find_map(|l| l.strip_prefix(line)).unwrap();
+        assert!(value.parse::<f64>().unwrap() > 0.0, "{line}{value}");
+    }
+}
+
+/// A collector that keeps what it is sent; the first request is answered 503.
+fn collector() -> (u16, std::sync::Arc<std::sync::Mutex<Vec<Value>>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let kept: std::sync::Arc<std::sync::Mutex<Vec<Value>>> = std::sync::Arc::default();
+    let keep = kept.clone();
+    std::thread::spawn(move || {
+        let mut requests = 0;
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            let (mut bytes, mut buffer) = (Vec::new(), [0; 64 * 1024]);
+            let body = loop {
+                let n = socket.read(&mut buffer).unwrap_or(0);
+                if n == 0 {
+                    break None;
+                }
+                bytes.extend_from_slice(&buffer[..n]);
+                let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
+                    continue;
+                };
+                let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+                assert!(head.starts_with("post /v1/traces "), "{head}");
+                assert!(head.contains("content-type: application/json"), "{head}");
+                let length: usize = head
+                    .lines()
+                    .find_map(|l| l.strip_prefix("content-length: "))
+                    .map_or(0, |n| n.trim().parse().unwrap());
+                if bytes.len() >= end + 4 + length {
+                    break Some(bytes[end + 4..end + 4 + length].to_vec());
+                }
+            };
+            let Some(body) = body else { continue };
+            requests += 1;
+            let status = if requests == 1 { "503 Busy" } else { "200 OK" };
+            if requests > 1 {
+                keep.lock()
+                    .unwrap()
+                    .push(serde_json::from_slice(&body).unwrap());
+            }
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+            let _ = socket.write_all(answer.as_bytes());
+        }
+    });
+    (port, kept)
+}
+
+#[test]
+fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
+    let (port, kept) = collector();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    drop(Gateway::start(&state, &[]));
+    let config = state.join("gateway.json5");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let traced = text.replace(
+        "logging: {",
+        &format!(
+            "telemetry: {{ otlp: {{ endpoint: \"http://127.0.0.1:{port}\" }} }},\n  logging: {{"
+        ),
+    );
+    let traced = traced.replace("dmPolicy: \"pairing\"", "dmPolicy: \"open\"");
+    assert!(traced.contains("dmPolicy: \"open\""), "{traced}");
+    std::fs::write(&config, traced).unwrap();
+    let wasm = guests_dir();
+    let gateway = Gateway::start(&state, &["--wasm-dir", wasm.to_str().unwrap()]);
+    let secret = std::fs::read_to_string(state.join("secrets/main/webhook-default-signing"));
+    let secret = secret.unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let event = json!({"id": "1", "from": {"id": "una"}, "text": "canary-text", "reply": "hold"});
+    let signed = [("x-webhook-secret", secret.trim())];
+    let path = "/channels/webhook/default/inbound";
+    let (status, body) = runtime.block_on(post(gateway.port, path, &signed, &event));
+    assert!(
+        status == 200 && body.contains("canary-text"),
+        "{status} {body}"
+    );
+    let began = Instant::now();
+    let spans: Vec<Value> = loop {
+        let spans: Vec<Value> = kept
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|batch| batch["resourceSpans"].as_array().unwrap().clone())
+            .flat_map(|resource| resource["scopeSpans"].as_array().unwrap().clone())
+            .flat_map(|scope| scope["spans"].as_array().unwrap().clone())
+            .collect();
+        if spans.iter().any(|span| span["name"] == "message") {
+            break spans;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{spans:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let root = spans.iter().find(|span| span["name"] == "message").unwrap();
+    let names: Vec<&str> = spans.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "verify", "guest", "commit", "route", "run", "outbox", "send", "message"
+        ]
+    );
+    let number = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<u128>().unwrap();
+    let mut before = number(root, "startTimeUnixNano");
+    for span in &spans[..7] {
+        assert_eq!(span["traceId"], root["traceId"]);
+        assert_eq!(span["parentSpanId"], root["spanId"]);
+        let (from, to) = (
+            number(span, "startTimeUnixNano"),
+            number(span, "endTimeUnixNano"),
+        );
+        assert!(from == before && to >= from, "{span}");
+        before = to;
+    }
+    assert_eq!(number(root, "endTimeUnixNano"), before);
+    assert_eq!(root["traceId"].as_str().unwrap().len(), 32);
+    assert!(!json!(spans).to_string().contains("canary"), "{spans:?}");
+    // It is counted when the collector has answered.
+    let exported = "gateway_spans_total{outcome=\"exported\"} 8";
+    loop {
+        let (_, metrics) = get(gateway.port, "/metrics", &gateway.token());
+        if metrics.lines().any(|l| l == exported) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{metrics}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
