@@ -12,6 +12,7 @@ mod handshakes;
 pub mod head;
 mod http;
 pub mod limits;
+pub mod openapi;
 mod rpc;
 mod server;
 mod stream;

@@ -6,7 +6,8 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
+    agents, apikeys, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
+    tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -30,6 +31,9 @@ macro_rules! for_all_methods {
         each!(agents::AgentWait);
         each!(agents::AgentsList);
         each!(agents::ModelsList);
+        each!(apikeys::ApiKeysCreate);
+        each!(apikeys::ApiKeysList);
+        each!(apikeys::ApiKeysRevoke);
         each!(channels::ChannelsPairingApprove);
         each!(channels::ChannelsPairingList);
         each!(channels::ChannelsStart);
@@ -78,6 +82,7 @@ macro_rules! for_all_methods {
         each!(system::Health);
         each!(system::Status);
         each!(system::SystemPresence);
+        each!(tools::ToolsCatalog);
         let registered: BTreeSet<&str> = method::all().iter().map(|m| m.name).collect();
         assert_eq!(names, registered);
     }};

@@ -153,6 +153,7 @@ impl V4 {
             conn: Some(id.clone()),
             role,
             scopes,
+            key: None,
             only_methods: None,
             caps,
             client: client.clone(),
