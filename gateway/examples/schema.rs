@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             "openrpc.json",
             pretty(&gateway_protocol::openrpc::document()),
         ),
+        ("openapi.json", pretty(&gateway_server::openapi::document())),
         (
             "config.schema.json",
             pretty(&gateway_config::options_schema()),

@@ -584,6 +584,72 @@ fn json_logs_are_json() {
     }
 }
 
+/// A key is shown once, works over HTTP, outlives a restart with the time of its last use, and is unknown when it is revoked.
+#[test]
+fn api_keys_are_made_used_and_ended() {
+    let (_tmp, state) = fresh();
+    let gateway = Gateway::start(&state, &[]);
+    let made = run(
+        &state,
+        &["apikey", "create", "--name", "ci", "--expires", "30d"],
+    );
+    assert_eq!(made.code, 0, "{}", made.err);
+    let secret = made.out.trim().to_owned();
+    assert!(secret.starts_with("gwk_") && !secret.contains(char::is_whitespace));
+    assert!(made.err.contains("operator.write") && !made.err.contains(&secret));
+    let status = |gateway: &Gateway, key: &str| {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+        write!(
+            socket,
+            "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer[9..12].to_owned()
+    };
+    assert_eq!(status(&gateway, &secret), "200");
+    run(&state, &["apikey", "create", "--name", "ci"])
+        .failed(1, &["there is an API key of this name"]);
+    run(
+        &state,
+        &["apikey", "create", "--name", "x", "--scope", "reed"],
+    )
+    .failed(1, &["operator.read"]);
+    drop(gateway);
+    let gateway = Gateway::start(&state, &[]);
+    assert_eq!(status(&gateway, &secret), "200");
+    let list = run(&state, &["apikey", "list", "--json"]).json();
+    let key = &list["keys"][0];
+    assert_eq!(
+        (&key["name"], &key["expired"]),
+        (&"ci".into(), &false.into())
+    );
+    assert!(key["lastUsedAt"].is_i64(), "{list}");
+    assert!(!list.to_string().contains(&secret));
+    let shown = run(&state, &["apikey", "list"]).out;
+    assert!(
+        shown.contains("ci") && shown.contains("operator.write"),
+        "{shown}"
+    );
+    assert!(
+        run(&state, &["apikey", "revoke", "ci"])
+            .out
+            .contains("has ended")
+    );
+    assert_eq!(status(&gateway, &secret), "401");
+    run(&state, &["apikey", "revoke", "ci"]).failed(1, &["API key"]);
+    // Neither the log nor any file of the state directory holds the secret.
+    assert!(!gateway.log().contains(&secret));
+    for file in ["host.sqlite", "host.sqlite-wal"] {
+        let bytes = std::fs::read(state.join(file)).unwrap_or_default();
+        assert!(
+            !bytes.windows(secret.len()).any(|w| w == secret.as_bytes()),
+            "{file}"
+        );
+    }
+}
+
 #[test]
 fn shells_complete_method_names() {
     let (_dir, state) = fresh();

@@ -56,6 +56,56 @@ await check("a stream that the caller ends early frees the connection", async ()
   assert.ok(answer.choices[0].message.content);
 });
 
+await check("responses.create, whole, asked for again, continued, deleted", async () => {
+  const input = messages[0].content;
+  const first = await client.responses.create({ model, input, instructions: "be brief", metadata: { a: "b" } });
+  assert.equal(first.status, "completed");
+  assert.ok(first.output_text.includes(input));
+  assert.deepEqual(first.metadata, { a: "b" });
+  assert.ok(first.usage.total_tokens >= first.usage.output_tokens);
+  const again = await client.responses.retrieve(first.id);
+  assert.equal(again.output_text, first.output_text);
+  const second = await client.responses.create({ model, input: [{ role: "user", content: "and then" }], previous_response_id: first.id });
+  assert.equal(second.previous_response_id, first.id);
+  assert.ok(second.output_text.includes("and then"));
+  await client.responses.delete(first.id);
+  await assert.rejects(client.responses.retrieve(first.id), OpenAI.NotFoundError);
+  await assert.rejects(client.responses.create({ model, input, previous_response_id: first.id }), OpenAI.BadRequestError);
+});
+
+await check("responses.create, streamed", async () => {
+  const input = messages[0].content;
+  const stream = await client.responses.create({ model, input, stream: true });
+  const kinds = [];
+  let text = "";
+  let number = 0;
+  for await (const event of stream) {
+    assert.equal(event.sequence_number, number);
+    number += 1;
+    kinds.push(event.type);
+    if (event.type === "response.output_text.delta") text += event.delta;
+  }
+  assert.deepEqual(kinds.slice(0, 2), ["response.created", "response.in_progress"]);
+  assert.equal(kinds.at(-1), "response.completed");
+  assert.ok(text.includes(input));
+  const helped = await client.responses.stream({ model, input }).finalResponse();
+  assert.ok(helped.output_text.includes(input));
+});
+
+await check("responses that cannot be made", async () => {
+  const input = messages[0].content;
+  const tool = { type: "function", name: "f", parameters: {}, strict: false };
+  await assert.rejects(client.responses.create({ model, input, tools: [tool] }), OpenAI.BadRequestError);
+  await assert.rejects(client.responses.create({ model, input, background: true }), OpenAI.BadRequestError);
+});
+
+await check("embeddings.create", async () => {
+  const answer = await client.embeddings.create({ model: "openclaw/slow", input: ["a", "bcd"] });
+  assert.deepEqual(answer.data.map((row) => row.embedding), [[1, 0.5], [3, 0.5]]);
+  assert.equal(answer.usage.total_tokens, 4);
+  await assert.rejects(client.embeddings.create({ model, input: "a" }), OpenAI.BadRequestError);
+});
+
 // Covers: A1, A17.
 await check("a wrong key is a 401 that the SDK knows", async () => {
   const wrong = new OpenAI({ baseURL, apiKey: "f".repeat(64), maxRetries: 0 });

@@ -47,6 +47,83 @@ def content_parts():
     assert TEXT in answer.choices[0].message.content
 
 
+def responses_whole():
+    first = client.responses.create(model=models[0], input=TEXT, instructions="be brief", metadata={"a": "b"})
+    same(first.status, "completed")
+    assert TEXT in first.output_text, first.output_text
+    same(first.metadata, {"a": "b"})
+    assert first.usage.total_tokens >= first.usage.output_tokens
+    again = client.responses.retrieve(first.id)
+    same(again.output_text, first.output_text)
+    second = client.responses.create(
+        model=models[0], input=[{"role": "user", "content": "and then"}], previous_response_id=first.id
+    )
+    same(second.previous_response_id, first.id)
+    assert "and then" in second.output_text
+    client.responses.delete(first.id)
+    for call in (client.responses.retrieve, client.responses.cancel):
+        try:
+            call(first.id)
+        except openai.NotFoundError:
+            continue
+        raise AssertionError("a deleted response was found")
+
+
+def responses_streamed():
+    kinds, text, last = [], "", -1
+    with client.responses.create(model=models[0], input=TEXT, stream=True) as stream:
+        for event in stream:
+            kinds.append(event.type)
+            same(event.sequence_number, last + 1)
+            last = event.sequence_number
+            if event.type == "response.output_text.delta":
+                text += event.delta
+    same(kinds[:2], ["response.created", "response.in_progress"])
+    same(kinds[-1], "response.completed")
+    assert TEXT in text
+    with client.responses.stream(model=models[0], input=TEXT) as stream:
+        stream.until_done()
+        assert TEXT in stream.get_final_response().output_text
+
+
+def responses_stopped():
+    stream = client.responses.create(model="openclaw/slow", input=TEXT, stream=True)
+    for event in stream:
+        if event.type == "response.output_text.delta":
+            stopped = client.responses.cancel(event_id)
+            same(stopped.status, "cancelled")
+            break
+        if event.type == "response.created":
+            event_id = event.response.id
+    kinds = [event.type for event in stream]
+    same(kinds[-1], "response.failed")
+
+
+def responses_refused():
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": True}
+    for params in [{"tools": [tool]}, {"previous_response_id": "resp_" + "0" * 32}, {"background": True}]:
+        try:
+            client.responses.create(model=models[0], input=TEXT, **params)
+        except openai.BadRequestError as error:
+            assert error.body and error.body.get("message"), error.body
+            continue
+        raise AssertionError(f"{params} was taken")
+
+
+def embeddings():
+    answer = client.embeddings.create(model="openclaw/slow", input=["a", "bcd"])
+    same([row.embedding for row in answer.data], [[1.0, 0.5], [3.0, 0.5]])
+    same(answer.usage.total_tokens, 4)
+    named = client.embeddings.create(model="double-embedding", input="abc", encoding_format="float")
+    same(named.data[0].embedding, [3.0, 0.5])
+    for model, kind in [("openclaw", openai.BadRequestError), ("other", openai.NotFoundError)]:
+        try:
+            client.embeddings.create(model=model, input="a")
+        except kind:
+            continue
+        raise AssertionError(f"{model} made embeddings")
+
+
 # Covers: A1, A17.
 def wrong_key():
     wrong = openai.OpenAI(base_url=BASE, api_key="f" * 64, max_retries=0, timeout=30)
@@ -76,6 +153,11 @@ check("models.list has a model", list_models)
 check("chat.completions.create, whole", whole)
 check("chat.completions.create, streamed, with usage", streamed)
 check("content as parts", content_parts)
+check("responses.create, whole, asked for again, continued, deleted", responses_whole)
+check("responses.create, streamed", responses_streamed)
+check("responses.cancel of one that goes on", responses_stopped)
+check("responses that cannot be made", responses_refused)
+check("embeddings.create", embeddings)
 check("a wrong key is a 401 that the SDK knows", wrong_key)
 check("an unknown model and an empty list are errors that the SDK knows", bad_requests)
 finish()

@@ -28,7 +28,7 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
     let Some(stage) = stage else { return };
     let dir = sh::root().join("tests/clients");
     let scripts_dir = node_scripts(node);
-    let scripts: [(&str, &Path, &str); 6] = [
+    let scripts: [(&str, &Path, &str); 7] = [
         (
             "OpenClaw's gateway-client",
             &node.node,
@@ -41,6 +41,11 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
             "JSON-RPC client (JavaScript)",
             &node.node,
             "jsonrpc_client.mjs",
+        ),
+        (
+            "OpenAPI conformance (schemathesis)",
+            python,
+            "openapi_run.py",
         ),
         ("WebSocket conformance (kosoku)", python, "kosoku_run.py"),
     ];
@@ -55,7 +60,8 @@ pub fn run(steps: &mut Steps, python: &Path, node: &tools::Node, long: bool) {
             .current_dir(&stage.dir);
             cmd.env("URL", &stage.url)
                 .env("TOKEN", &stage.token)
-                .env("PYTHONDONTWRITEBYTECODE", "1");
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .env("OPENAPI_FILE", sh::root().join("docs/openapi.json"));
             cmd.env("PATH", path_with(python))
                 .env("GATEWAY_NODE_MODULES", node.home.join("node_modules"));
             if long {
@@ -331,7 +337,7 @@ fn make_state(state: &Path, upstream_port: u16) -> Result<()> {
         .map_err(|e| e.to_string())?;
     let config = state.join("gateway.json5");
     let text = format!(
-        "{{\n  agents: {{ default: \"main\", entries: {{\n    main: {{ backend: \"echo\" }},\n    slow: {{ backend: \"openai\", model: \"double\", baseUrl: \"http://127.0.0.1:{upstream_port}/v1\" }},\n  }} }},\n}}\n"
+        "{{\n  agents: {{ default: \"main\", entries: {{\n    main: {{ backend: \"echo\", tools: [\"current_time\", \"session_info\"] }},\n    slow: {{ backend: \"openai\", model: \"double\", embeddingModel: \"double-embedding\", baseUrl: \"http://127.0.0.1:{upstream_port}/v1\" }},\n  }} }},\n}}\n"
     );
     sh::write_atomic(&config, text.as_bytes())?;
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600))

@@ -6,10 +6,11 @@ use crate::ui::{Result, Steps};
 use crate::{coverage, sh};
 
 /// Files that the example `schema` of package `gateway` writes.
-const GENERATED: [&str; 4] = [
+const GENERATED: [&str; 5] = [
     "protocol.md",
     "compat.md",
     "openrpc.json",
+    "openapi.json",
     "config.schema.json",
 ];
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod apikey;
 mod audit;
 mod boot;
 mod call;
@@ -105,6 +106,9 @@ enum Command {
     /// Replies on their way, and those whose fate is unknown.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Credentials for programs, each with its own scopes and end.
+    #[command(subcommand)]
+    Apikey(apikey::Command),
     /// Stored secrets.
     #[command(subcommand)]
     Secret(secret::Command),
@@ -155,6 +159,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pairing(command) => block_on(pairing::run(global, command)),
         Command::Audit(command) => block_on(audit::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
+        Command::Apikey(command) => block_on(apikey::run(global, command)),
         Command::Secret(command) => secret::run(global, command),
         Command::Tls(command) => tls::run(global, command),
         Command::Boot(command) => block_on(boot::run(global, command)),
@@ -258,6 +263,9 @@ mod tests {
             "gateway audit list --before 7 --limit 10",
             "gateway audit verify --json",
             "gateway secret set NAME",
+            "gateway apikey create --name ci --scope read --scope write --agent main --expires 30d",
+            "gateway apikey list --json",
+            "gateway apikey revoke ci",
             "gateway boot list",
             "gateway serve --tls",
             "gateway status --url wss://192.0.2.1:1 --tls-fingerprint sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
@@ -306,6 +314,8 @@ mod tests {
             "gateway call",
             "gateway outbox list --state lost",
             "gateway status --timeout 0",
+            "gateway apikey create --name ci --expires soon",
+            "gateway apikey create",
             "gateway completion tcl",
             "gateway status --tls-fingerprint sha256:00",
             "gateway tls rotate --now --finish",

@@ -852,6 +852,7 @@ impl Resolver<'_> {
     fn echo_has_no_upstream(&mut self, path: &str, o: &AgentOptions) {
         let stray = [
             ("model", o.model.is_some()),
+            ("embeddingModel", o.embedding_model.is_some()),
             ("baseUrl", o.base_url.is_some()),
             ("apiKey", o.api_key.is_some()),
             ("firstByteTimeoutMs", o.first_byte_timeout_ms.is_some()),
@@ -922,6 +923,12 @@ impl Resolver<'_> {
         OpenAiSettings {
             base_url,
             model: model.to_owned(),
+            embedding_model: o
+                .embedding_model
+                .as_deref()
+                .map(str::trim)
+                .filter(|m| !m.is_empty())
+                .map(str::to_owned),
             api_key,
             first_byte_timeout_ms: o.first_byte_timeout_ms.unwrap_or(DEFAULT_MODEL_TIMEOUT_MS),
             idle_timeout_ms: o.idle_timeout_ms.unwrap_or(DEFAULT_MODEL_TIMEOUT_MS),

@@ -246,6 +246,8 @@ pub struct AgentOptions {
     pub backend: Option<BackendOption>,
     /// Model name (openai).
     pub model: Option<String>,
+    /// Model of `POST /v1/embeddings` on the same server (openai); left out, the agent makes no embeddings.
+    pub embedding_model: Option<String>,
     /// Address of the server, `http(s)://host[:port]/v1` (openai).
     pub base_url: Option<String>,
     /// Key of the server (openai); leave out if it wants none.

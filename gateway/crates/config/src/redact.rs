@@ -186,6 +186,9 @@ fn agent(a: &AgentSettings) -> Value {
                 "backend": "openai", "model": o.model, "baseUrl": o.base_url,
                 "firstByteTimeoutMs": o.first_byte_timeout_ms, "idleTimeoutMs": o.idle_timeout_ms,
             });
+            if let Some(model) = &o.embedding_model {
+                shown["embeddingModel"] = json!(model);
+            }
             if o.api_key.is_some() {
                 shown["apiKey"] = json!(REDACTED);
             }

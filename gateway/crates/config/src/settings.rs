@@ -347,6 +347,8 @@ pub struct OpenAiSettings {
     pub base_url: String,
     /// Model name sent with each request.
     pub model: String,
+    /// Model name sent with requests for embeddings, if the agent makes any.
+    pub embedding_model: Option<String>,
     /// Bearer key, if the server wants one.
     pub api_key: Option<Secret>,
     /// Milliseconds from the request to the first byte of the answer.

@@ -705,6 +705,10 @@ fn agents_are_whole() {
         &["agents.entries.a.model", "backend: \"openai\""],
     );
     check_refusal(
+        "{ agents: { entries: { a: { embeddingModel: 'm' } } } }",
+        &["agents.entries.a.embeddingModel", "backend: \"openai\""],
+    );
+    check_refusal(
         "{ agents: { default: 'b', entries: { a: {} } } }",
         &["agents.default", "not among the entries"],
     );
@@ -722,7 +726,7 @@ fn agents_are_whole() {
     );
     let settings = try_load("{ agents: { entries: { only: {} } } }").unwrap();
     assert_eq!(settings.main().agents.default, "only");
-    let openai = "{ agents: { entries: { a: { backend: 'openai', baseUrl: 'http://h:1/v1/', model: 'm', idleTimeoutMs: 500 } } } }";
+    let openai = "{ agents: { entries: { a: { backend: 'openai', baseUrl: 'http://h:1/v1/', model: 'm', embeddingModel: ' e ', idleTimeoutMs: 500 } } } }";
     let settings = try_load(openai).unwrap();
     let AgentBackend::OpenAi(o) = &settings.main().agents.entries["a"].backend else {
         panic!("not openai")
@@ -732,6 +736,7 @@ fn agents_are_whole() {
         ("http://h:1/v1", "m", 500)
     );
     assert!(o.api_key.is_none());
+    assert_eq!(o.embedding_model.as_deref(), Some("e"));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub enum Surface {
     JsonRpcHttp,
     /// The OpenAI-compatible API.
     OpenAi,
+    /// Other addresses for programs: tools, histories, the description of the addresses.
+    Http,
     /// Inside the process (boot scripts, guests).
     Internal,
 }
@@ -89,6 +91,8 @@ pub struct Caller {
     pub role: Role,
     /// Scopes it holds.
     pub scopes: ScopeSet,
+    /// The API key that it proved itself with, if it was one.
+    pub key: Option<Arc<crate::auth::ApiKey>>,
     /// Methods it is restricted to (boot scripts, guests); `None` for no restriction beyond the scopes.
     pub only_methods: Option<Arc<[Box<str>]>>,
     /// Its caps.
@@ -104,6 +108,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The only agent that it may use; `None`: all of the tenant.
+    #[must_use]
+    pub fn agent(&self) -> Option<&str> {
+        self.key.as_ref()?.agent().map(|id| &**id)
+    }
+
     /// A caller inside the process with exactly these scopes and methods.
     #[must_use]
     pub fn internal(name: &str, scopes: ScopeSet, only_methods: Option<Arc<[Box<str>]>>) -> Self {
@@ -111,6 +121,7 @@ impl Caller {
             conn: None,
             role: Role::Operator,
             scopes,
+            key: None,
             only_methods,
             caps: Caps::default(),
             client: ClientInfo {

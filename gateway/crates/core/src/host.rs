@@ -22,11 +22,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::{Agents, BackendFactory, ConfiguredBackends};
-use crate::auth::{AuthAttempt, AuthRefusal, Authenticated, Authenticator, LimiterRules};
+use crate::auth::{ApiKeys, AuthAttempt, AuthRefusal, Authenticated, Authenticator, LimiterRules};
 use crate::clock::{Clock, SystemClock};
 use crate::faults::Faults;
 use crate::hub::{ConnInfo, EventSink, HubError, HubGuard};
-use crate::limits::{HEALTH_RECONCILE_MS, STOP_GRACE_MS};
+use crate::limits::{API_KEY_LOOK_MAX_MS, HEALTH_RECONCILE_MS, STOP_GRACE_MS};
 use crate::logs::{LogBook, LogSink, Redactor};
 use crate::random::{OsRandom, Random};
 use crate::registry::{Registry, RegistryError};
@@ -223,7 +223,7 @@ pub struct Host {
     draining: AtomicBool,
     sidecars: watch::Sender<bool>,
     ready: watch::Sender<bool>,
-    host_db: HostDb,
+    host_db: Arc<HostDb>,
     pool: Option<Arc<gateway_store::WriterPool>>,
     // Dropped last: it holds the lock on the directory.
     state_dir: StateDir,
@@ -243,7 +243,10 @@ impl Host {
     /// See [`StartError`]. A tenant whose store is broken does not stop the others: it answers with errors.
     pub async fn start(options: HostOptions) -> Result<Arc<Self>, StartError> {
         let state_dir = StateDir::open(&options.state_dir)?;
-        let host_db = HostDb::open(&state_dir, StoreOptions { sync: options.sync })?;
+        let host_db = Arc::new(HostDb::open(
+            &state_dir,
+            StoreOptions { sync: options.sync },
+        )?);
         let (exec, pool) = match options.exec {
             Some(exec) => (exec, None),
             None => {
@@ -286,6 +289,10 @@ impl Host {
                 .map_err(|why| StartError::Settings(format!("telemetry.otlp.endpoint: {why}")))?,
             ),
         };
+        let api_keys = Arc::new(ApiKeys::open(
+            host_db.clone(),
+            host_db.derive_key("credentials"),
+        )?);
         let shared = Arc::new(Shared {
             telemetry,
             version: env!("CARGO_PKG_VERSION"),
@@ -295,6 +302,7 @@ impl Host {
             process_health: crate::process_health::ProcessHealth::default(),
             proofs: crate::readiness::Proofs::new(clock.clone(), pool.clone()),
             audit_key: gateway_store::AuditKey(host_db.derive_key("audit log")),
+            api_keys: api_keys.clone(),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
             clock: clock.clone(),
             random: options.random,
@@ -315,6 +323,7 @@ impl Host {
         });
         let auth = Authenticator::new(
             host_db.derive_key("credentials"),
+            api_keys,
             limiter_rules(&settings.gateway.limits),
             clock.clone(),
         );
@@ -359,6 +368,7 @@ impl Host {
         host.spawn_sweeper();
         crate::readiness::first(&host).await;
         crate::readiness::watch(&host);
+        host.spawn_key_watch();
         crate::start::boot(&host).await;
         host.watch_config();
         Ok(host)
@@ -632,6 +642,59 @@ impl Host {
         });
     }
 
+    /// Closes what API keys let in when they end, and writes down when they were used.
+    fn spawn_key_watch(self: &Arc<Self>) {
+        let host = Arc::downgrade(self);
+        let stop = self.stop.clone();
+        let mut changes = self.auth.changes();
+        tokio::spawn(async move {
+            loop {
+                let wait_ms = {
+                    let Some(host) = host.upgrade() else { return };
+                    let now = host.shared.clock.now_ms();
+                    let next = host.shared.api_keys.next_end_ms(now);
+                    next.map_or(API_KEY_LOOK_MAX_MS, |end| end.saturating_sub(now))
+                        .clamp(1, API_KEY_LOOK_MAX_MS)
+                };
+                let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(1));
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(wait) => {}
+                }
+                let Some(host) = host.upgrade() else { return };
+                host.end_keys().await;
+            }
+        });
+    }
+
+    async fn end_keys(&self) {
+        self.close_ended_credentials();
+        // Requests under way ask again whether they may go on.
+        self.shared.api_keys.wake_requests();
+        if self.shared.api_keys.has_unkept_use() {
+            let keys = self.shared.api_keys.clone();
+            match tokio::task::spawn_blocking(move || keys.keep_use()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "use of API keys not written down"),
+                Err(error) => tracing::warn!(%error, "use of API keys not written down"),
+            }
+        }
+    }
+
+    /// Whether what once let a caller of `tenant` in would still do so.
+    #[must_use]
+    pub fn still_admits(&self, tenant: &Tenant, proof: &crate::auth::Proof) -> bool {
+        self.auth.still_admits(tenant, proof)
+    }
+
+    /// Told whenever some credential may have ended: whoever goes on by one asks [`Host::still_admits`] then.
+    #[must_use]
+    pub fn credential_changes(&self) -> watch::Receiver<u64> {
+        self.shared.api_keys.ended()
+    }
+
     /// The tenant named by a `Host` name (without port) and by a path below `/t/<slug>/`.
     ///
     /// # Errors
@@ -823,6 +886,9 @@ impl Host {
         futures_util::future::join_all(tenants.iter().map(|t| leave(t, "gateway stopping", until)))
             .await;
         self.stop.cancel();
+        if let Err(error) = self.shared.api_keys.keep_use() {
+            tracing::warn!(%error, "use of API keys not written down");
+        }
         futures_util::future::join_all(tenants.iter().map(|t| close(t))).await;
         for mut gone in leaving {
             let _ = tokio::time::timeout_at(until, gone.wait_for(|gone| *gone)).await;

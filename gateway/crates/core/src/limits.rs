@@ -15,6 +15,10 @@ pub const AUTH_LOCKOUT_MS: u64 = 300_000;
 pub const AUTH_TRACKED_MAX: usize = 16_384;
 /// Longest credential that is looked at, in bytes; a longer one is wrong.
 pub const AUTH_CREDENTIAL_MAX_BYTES: usize = 1024;
+/// Precision of the time when an API key was used last, in ms.
+pub const API_KEY_USE_STEP_MS: i64 = 60_000;
+/// Longest time until the end of an API key is looked for again, in ms (a clock that jumps is noticed then).
+pub const API_KEY_LOOK_MAX_MS: i64 = 60_000;
 
 /// Connections per tenant hub.
 pub const HUB_CONNECTIONS_MAX: usize = 65_536;

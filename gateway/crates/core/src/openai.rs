@@ -83,33 +83,47 @@ impl std::fmt::Debug for Started {
     }
 }
 
-/// The agents as models, `openclaw` (the default agent) first.
+/// The agents that a caller may use as models, `openclaw` (its default agent) first.
 #[must_use]
-pub fn models(tenant: &crate::tenant::Tenant) -> Vec<String> {
+pub fn models(tenant: &crate::tenant::Tenant, caller: &crate::cx::Caller) -> Vec<String> {
     std::iter::once(DEFAULT_MODEL.to_owned())
         .chain(
             tenant
                 .agents()
                 .ids()
+                .filter(|id| may_use(caller, id))
                 .map(|id| format!("{MODEL_PREFIX}{id}")),
         )
         .collect()
 }
 
-fn agent_of(cx: &Cx, model: &str) -> Result<String, RpcError> {
+/// Whether a caller may use this agent: a key of one agent knows no other.
+pub(crate) fn may_use(caller: &crate::cx::Caller, agent: &str) -> bool {
+    caller.agent().is_none_or(|only| only == agent)
+}
+
+/// The agent that answers a caller who names none.
+pub(crate) fn default_agent(cx: &Cx) -> String {
     let agents = cx.tenant.agents();
+    cx.caller.agent().unwrap_or(agents.default_id()).to_owned()
+}
+
+/// The agent that a model name means.
+pub(crate) fn agent_of(cx: &Cx, model: &str) -> Result<String, RpcError> {
+    let agents = cx.tenant.agents();
+    let default = default_agent(cx);
     let id = match model {
-        "" | DEFAULT_MODEL => return Ok(agents.default_id().to_owned()),
+        "" | DEFAULT_MODEL => &default,
         other => other
             .strip_prefix(MODEL_PREFIX)
             .or_else(|| other.strip_prefix("agent:"))
             .unwrap_or(other),
     };
-    if id == "default" {
-        return Ok(agents.default_id().to_owned());
-    }
+    let id = if id == "default" { &default } else { id };
     match gateway_protocol::ids::AgentId::parse(id) {
-        Ok(id) if agents.exists(id.as_str()) => Ok(id.into_string()),
+        Ok(id) if agents.exists(id.as_str()) && may_use(&cx.caller, id.as_str()) => {
+            Ok(id.into_string())
+        }
         _ => Err(RpcError::new(
             DetailCode::NotFound,
             format!(
@@ -148,14 +162,14 @@ pub async fn start(cx: Cx, mut req: CompletionRequest) -> Result<Started, RpcErr
     let tenant = cx.tenant.clone();
     let agent = gateway_protocol::ids::AgentId::parse(&agent_id)
         .map_err(|e| RpcError::invalid(e.to_string()))?;
-    let key = session_key(&cx, &req, &agent)?;
-    if !tenant.sessions().has_room(key.as_str()) {
-        return Err(RpcError::new(
-            DetailCode::Overloaded,
-            "too many messages wait in this session",
-        )
-        .retry_after_ms(1_000));
-    }
+    let key = session_key(
+        &cx,
+        req.session_key.as_deref(),
+        req.user.as_deref(),
+        &agent,
+        "openai",
+    )?;
+    has_room(&tenant, &key)?;
     let run_id = match &req.idempotency_key {
         Some(idem) => format!("http:{}", &request_hash(&[idem])[..40]),
         None => tenant.new_id(),
@@ -171,7 +185,45 @@ pub async fn start(cx: Cx, mut req: CompletionRequest) -> Result<Started, RpcErr
     run.request_hash = hash;
     run.tap = req.tap.take();
     // A new session is given the conversation that came along; one that lasts has it already.
-    run.preface = req.messages[..last]
+    run.preface = preface(&req.messages[..last]);
+    let created_ms = accepted_at(
+        accept(&tenant, run)
+            .await
+            .map_err(|e| rpc_error::store(&tenant, &e))?,
+    )?;
+    Ok(Started::new(
+        cx,
+        run_id,
+        told_model(req.model),
+        created_ms,
+        key,
+    ))
+}
+
+/// The model as the answer names it.
+pub(crate) fn told_model(asked: String) -> String {
+    if asked.is_empty() {
+        DEFAULT_MODEL.to_owned()
+    } else {
+        asked
+    }
+}
+
+/// Refuses work for a session that has enough waiting.
+pub(crate) fn has_room(tenant: &crate::tenant::Tenant, key: &SessionKey) -> Result<(), RpcError> {
+    if tenant.sessions().has_room(key.as_str()) {
+        return Ok(());
+    }
+    Err(RpcError::new(
+        DetailCode::Overloaded,
+        "too many messages wait in this session",
+    )
+    .retry_after_ms(1_000))
+}
+
+/// The messages that go before the one to answer.
+pub(crate) fn preface(messages: &[CompletionMessage]) -> Vec<(Role, String)> {
+    messages
         .iter()
         .filter_map(|m| {
             let role = match m.role.as_str() {
@@ -182,44 +234,32 @@ pub async fn start(cx: Cx, mut req: CompletionRequest) -> Result<Started, RpcErr
             };
             Some((role, m.text.clone()))
         })
-        .collect();
-    let created_ms = match accept(&tenant, run)
-        .await
-        .map_err(|e| rpc_error::store(&tenant, &e))?
-    {
-        AcceptOutcomeInfo::New { accepted_at, .. } => accepted_at,
-        AcceptOutcomeInfo::Existing(row) => row.created_at,
-        AcceptOutcomeInfo::Conflict => {
-            return Err(RpcError::new(
-                DetailCode::IdempotencyConflict,
-                "the idempotency key was used before with another request",
-            ));
-        }
-        AcceptOutcomeInfo::SessionChanged => {
-            return Err(RpcError::new(
-                DetailCode::SessionChanged,
-                "the session changed",
-            ));
-        }
-    };
-    Ok(Started {
-        run_id,
-        model: if req.model.is_empty() {
-            DEFAULT_MODEL.to_owned()
-        } else {
-            req.model
-        },
-        created_ms,
-        cx,
-        key: key.into_string(),
-        finished: false,
-    })
+        .collect()
 }
 
-fn session_key(
+/// When a run was accepted, or why it was not.
+pub(crate) fn accepted_at(outcome: AcceptOutcomeInfo) -> Result<i64, RpcError> {
+    match outcome {
+        AcceptOutcomeInfo::New { accepted_at, .. } => Ok(accepted_at),
+        AcceptOutcomeInfo::Existing(row) => Ok(row.created_at),
+        AcceptOutcomeInfo::Conflict => Err(RpcError::new(
+            DetailCode::IdempotencyConflict,
+            "the idempotency key was used before with another request",
+        )),
+        AcceptOutcomeInfo::SessionChanged => Err(RpcError::new(
+            DetailCode::SessionChanged,
+            "the session changed",
+        )),
+    }
+}
+
+/// The session of a request: the named one, that of its user, or a new one. `prefix` is that of the surface.
+pub(crate) fn session_key(
     cx: &Cx,
-    req: &CompletionRequest,
+    named: Option<&str>,
+    user: Option<&str>,
     agent: &gateway_protocol::ids::AgentId,
+    prefix: &str,
 ) -> Result<SessionKey, RpcError> {
     let invalid = |e: &dyn std::fmt::Display| {
         RpcError::new(
@@ -227,7 +267,7 @@ fn session_key(
             format!("invalid session key: {e}"),
         )
     };
-    if let Some(text) = req.session_key.as_deref().filter(|t| !t.trim().is_empty()) {
+    if let Some(text) = named.filter(|t| !t.trim().is_empty()) {
         let key = SessionKey::qualify(text.trim(), agent).map_err(|e| invalid(&e))?;
         // These belong to the gateway's own parts; HTTP callers may not choose them.
         if ["subagent:", "cron:", "acp:", "boot:", "hook:"]
@@ -236,21 +276,46 @@ fn session_key(
         {
             return Err(invalid(&"this prefix is reserved"));
         }
-        if key.agent().is_some_and(|a| a != agent.as_str()) {
+        // A session of no agent is shared by all: not for a key of one.
+        let fits = match key.agent() {
+            Some(of) => of == agent.as_str(),
+            None => cx.caller.agent().is_none(),
+        };
+        if !fits {
             return Err(invalid(&"the session belongs to another agent"));
         }
         return Ok(key);
     }
-    match req.user.as_deref().map(str::trim).filter(|u| !u.is_empty()) {
+    match user.map(str::trim).filter(|u| !u.is_empty()) {
         // Any text may be a user name; what the key grammar does not take is hashed.
-        Some(user) => SessionKey::owned(agent, "openai-user", user)
-            .or_else(|_| SessionKey::owned(agent, "openai-user", &request_hash(&[user])[..32])),
-        None => SessionKey::owned(agent, "openai", &cx.tenant.new_id()),
+        Some(user) => {
+            let prefix = format!("{prefix}-user");
+            SessionKey::owned(agent, &prefix, user)
+                .or_else(|_| SessionKey::owned(agent, &prefix, &request_hash(&[user])[..32]))
+        }
+        None => SessionKey::owned(agent, prefix, &cx.tenant.new_id()),
     }
     .map_err(|e| invalid(&e))
 }
 
 impl Started {
+    pub(crate) fn new(
+        cx: Cx,
+        run_id: String,
+        model: String,
+        created_ms: i64,
+        key: SessionKey,
+    ) -> Self {
+        Self {
+            run_id,
+            model,
+            created_ms,
+            cx,
+            key: key.into_string(),
+            finished: false,
+        }
+    }
+
     /// Waits for the end of the run.
     ///
     /// # Errors

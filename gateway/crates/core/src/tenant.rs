@@ -53,6 +53,8 @@ pub struct Shared {
     pub channel_plugins: Vec<Arc<dyn crate::channel::ChannelPlugin>>,
     /// Loaded plugins.
     pub plugin_set: Vec<Arc<gateway_wasm::Plugin>>,
+    /// The API keys of all tenants; each reaches its own by its id.
+    pub api_keys: Arc<crate::auth::ApiKeys>,
     /// The gateway's own key pair's public half.
     pub identity: crate::hello::Identity,
     /// The configuration in force, as tenants see it and as it is changed.

@@ -123,6 +123,12 @@ impl ToolCatalog {
         Ok(())
     }
 
+    /// The tool of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.tools.get(name)
+    }
+
     /// True without tools.
     #[must_use]
     pub fn is_empty(&self) -> bool {

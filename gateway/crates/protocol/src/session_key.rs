@@ -271,7 +271,10 @@ impl SessionKey {
         match parts.as_slice() {
             ["main"] => KeyKind::Main,
             ["cron" | "hook" | "subagent" | "acp" | "boot", ..] => KeyKind::Internal,
-            ["openai" | "openai-user" | "openresponses", ..] => KeyKind::OpenAi,
+            [
+                "openai" | "openai-user" | "openresponses" | "openresponses-user",
+                ..,
+            ] => KeyKind::OpenAi,
             ["direct", _] | [_, "direct", _] | [_, _, "direct", _] => KeyKind::Direct,
             [_, "group" | "channel" | "room", _] => KeyKind::Group,
             _ => KeyKind::Named,

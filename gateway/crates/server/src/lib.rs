@@ -14,6 +14,7 @@ pub mod head;
 mod http;
 pub mod limits;
 mod memory;
+pub mod openapi;
 mod rpc;
 mod server;
 mod stream;

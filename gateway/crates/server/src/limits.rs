@@ -46,6 +46,22 @@ pub const MAX_PREAUTH_BODY_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_RPC_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a `POST /v1/chat/completions` body.
 pub const MAX_OPENAI_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Messages of one request of the OpenAI-compatible API.
+pub const MAX_OPENAI_MESSAGES: usize = 1_024;
+/// Bytes of a `POST /tools/invoke` body.
+pub const MAX_TOOL_BODY_BYTES: usize = 2 * 1024 * 1024;
+/// Time after which a silent stream of events says that it is alive, in ms.
+pub const EVENT_STREAM_COMMENT_MS: u64 = 15_000;
+/// Time that a request has left whose credential has ended, in ms.
+pub const ENDED_CREDENTIAL_GRACE_MS: u64 = 500;
+/// Texts of one request for embeddings.
+pub const MAX_EMBEDDING_INPUTS: usize = 2_048;
+/// Entries of `metadata` of one response.
+pub const MAX_METADATA_ENTRIES: usize = 16;
+/// Characters of a name in `metadata`.
+pub const MAX_METADATA_NAME_CHARS: usize = 64;
+/// Characters of a value in `metadata`.
+pub const MAX_METADATA_VALUE_CHARS: usize = 512;
 /// Bytes of a webhook body.
 pub const MAX_WEBHOOK_BODY_BYTES: usize = 1024 * 1024;
 /// Longest time to receive one request body.

@@ -1,5 +1,9 @@
 //! `host.sqlite`: which tenants there are, which credential belongs to which, and who owns the state directory.
 
+mod keys;
+
+pub use keys::ApiKeyRow;
+
 use crate::migrate::{self, Schema};
 use crate::state_dir::{private_dir, private_file, random_name, sync_dir, write_private_file};
 use crate::{Result, StateDir, StoreError, SyncMode};

@@ -23,7 +23,9 @@ mod tenant_db;
 mod writer;
 
 pub use error::StoreError;
-pub use host_db::{Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow};
+pub use host_db::{
+    ApiKeyRow, Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow,
+};
 pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};

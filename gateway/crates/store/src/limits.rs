@@ -82,3 +82,11 @@ pub const MAX_AUDIT_TEXT_BYTES: usize = 8 * 1024;
 pub const MAX_SYSTEM_EVENTS_PER_SESSION: i64 = 50;
 /// Bytes of one system event.
 pub const MAX_SYSTEM_EVENT_BYTES: usize = 64 * 1024;
+/// API keys of one tenant.
+pub const MAX_API_KEYS_PER_TENANT: i64 = 1_000;
+/// Responses of the Responses API that a tenant's store keeps.
+pub const MAX_RESPONSES_KEPT: i64 = 100_000;
+/// Rows of them that one commit removes at the most.
+pub const MAX_PRUNED_RESPONSES: i64 = 10;
+/// Bytes of what is kept about the request of one response (JSON).
+pub const MAX_RESPONSE_REQUEST_BYTES: usize = 2 * 1024 * 1024;

@@ -15,8 +15,12 @@ const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_tenant.sql")),
     M::up(include_str!("../migrations/0002_cron.sql")),
     M::up(include_str!("../migrations/0004_tenant_audit.sql")),
+    M::up(include_str!("../migrations/0005_responses.sql")),
 ];
-const HOST: &[M<'static>] = &[M::up(include_str!("../migrations/0001_host.sql"))];
+const HOST: &[M<'static>] = &[
+    M::up(include_str!("../migrations/0001_host.sql")),
+    M::up(include_str!("../migrations/0005_host_api_keys.sql")),
+];
 
 /// Which set of migrations a file takes.
 #[derive(Clone, Copy)]

@@ -798,3 +798,20 @@ pub struct AuditVerdict {
     /// The first fault, and at which number.
     pub fault: Option<(i64, AuditFault)>,
 }
+
+/// A kept response of the Responses API; the run of the same id has its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseRow {
+    /// Its id, and that of its run.
+    pub id: String,
+    /// Session that it belongs to.
+    pub session_key: String,
+    /// Id of that session when it was made.
+    pub session_id: String,
+    /// Agent that answers.
+    pub agent_id: String,
+    /// What is told of the request, in the words of `core`.
+    pub request_json: String,
+    /// Unix epoch ms.
+    pub created_at: i64,
+}

@@ -39,3 +39,5 @@ pub const UPSTREAM_BREAKER_FAILURES: u32 = 5;
 pub const UPSTREAM_BREAKER_OPEN_MS: u64 = 15_000;
 /// How long the proper end of a stream is waited for after its last event, in ms, so that the connection can be kept.
 pub const UPSTREAM_TAIL_MAX_MS: u64 = 100;
+/// Longest request for embeddings, in ms.
+pub const EMBEDDINGS_MAX_MS: u64 = 60_000;

@@ -13,6 +13,7 @@ mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway_config::{AgentBackend as BackendSettings, AgentSettings};
 use gateway_egress::Egress;
@@ -42,6 +43,25 @@ pub trait AgentBackend: Send + Sync + 'static {
 
     /// The model that answers when a turn names none.
     fn model(&self) -> &str;
+
+    /// The model that makes embeddings, where there is one.
+    fn embedding_model(&self) -> Option<&str> {
+        None
+    }
+
+    /// Makes embeddings: `body` is an OpenAI request with its model, the result the JSON of the answer.
+    fn embed(&self, body: Bytes) -> BoxFuture<'_, Result<Bytes, TurnError>> {
+        let _ = body;
+        Box::pin(async {
+            Err(TurnError {
+                kind: TurnErrorKind::Refused,
+                message: "this agent makes no embeddings".to_owned(),
+                partial_text: String::new(),
+                messages: Vec::new(),
+                usage: Usage::default(),
+            })
+        })
+    }
 }
 
 /// One turn of a conversation.

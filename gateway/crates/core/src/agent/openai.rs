@@ -3,6 +3,8 @@
 //! What can fail does so visibly: before the first piece of an answer a request may be sent again (as often and as late as the
 //! server allows it), after it never; a stream that ends without saying why it ended is an error that keeps the text so far.
 
+mod embeddings;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -34,6 +36,8 @@ pub struct OpenAiBackend {
     egress: Egress,
     partition: Arc<str>,
     url: Url,
+    embeddings_url: Url,
+    embedding_model: Option<String>,
     policy: Arc<AddressPolicy>,
     model: String,
     key: Option<Secret>,
@@ -130,9 +134,12 @@ impl OpenAiBackend {
         partition: Arc<str>,
         settings: &OpenAiSettings,
     ) -> Result<Self, String> {
-        let url = Url::parse(&settings.base_url)
-            .and_then(|base| base.join_path("/chat/completions"))
-            .map_err(|e| format!("baseUrl cannot be used: {e}"))?;
+        let url_of = |path| {
+            Url::parse(&settings.base_url)
+                .and_then(|base| base.join_path(path))
+                .map_err(|e| format!("baseUrl cannot be used: {e}"))
+        };
+        let url = url_of("/chat/completions")?;
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.insert("accept", HeaderValue::from_static("text/event-stream"));
@@ -150,6 +157,8 @@ impl OpenAiBackend {
             egress,
             partition,
             url,
+            embeddings_url: url_of("/embeddings")?,
+            embedding_model: settings.embedding_model.clone(),
             policy,
             model: settings.model.clone(),
             key: settings.api_key.clone(),
@@ -533,23 +542,9 @@ impl OpenAiBackend {
     }
 
     /// A status other than 200.
-    async fn refusal(&self, status: u16, mut stream: EgressStream) -> Fault {
+    async fn refusal(&self, status: u16, stream: EgressStream) -> Fault {
         let after = wire::retry_after_ms(&|name| header(&stream, name));
-        let mut body = Vec::new();
-        let until = Instant::now() + self.idle.min(Duration::from_secs(5));
-        while let Ok(Some(Ok(piece))) = timeout_at(until, stream.next()).await {
-            body.extend_from_slice(&piece);
-            if body.len() >= limits::UPSTREAM_ERROR_BODY_MAX_BYTES {
-                body.truncate(limits::UPSTREAM_ERROR_BODY_MAX_BYTES);
-                break;
-            }
-        }
-        let told = wire::error_text(&body, self.key_text());
-        let told = if told.is_empty() {
-            String::new()
-        } else {
-            format!(": {told}")
-        };
+        let told = self.told(stream).await;
         let url = &self.url;
         match status {
             429 => Fault::new(
@@ -579,6 +574,25 @@ impl OpenAiBackend {
                 TurnErrorKind::Refused,
                 format!("{url} refused the request ({status}){told}"),
             ),
+        }
+    }
+
+    /// What the server says about a refusal, behind a colon; empty if nothing.
+    async fn told(&self, mut stream: EgressStream) -> String {
+        let mut body = Vec::new();
+        let until = Instant::now() + self.idle.min(Duration::from_secs(5));
+        while let Ok(Some(Ok(piece))) = timeout_at(until, stream.next()).await {
+            body.extend_from_slice(&piece);
+            if body.len() >= limits::UPSTREAM_ERROR_BODY_MAX_BYTES {
+                body.truncate(limits::UPSTREAM_ERROR_BODY_MAX_BYTES);
+                break;
+            }
+        }
+        let told = wire::error_text(&body, self.key_text());
+        if told.is_empty() {
+            String::new()
+        } else {
+            format!(": {told}")
         }
     }
 
@@ -683,6 +697,14 @@ impl AgentBackend for OpenAiBackend {
 
     fn model(&self) -> &str {
         &self.model
+    }
+
+    fn embedding_model(&self) -> Option<&str> {
+        self.embedding_model.as_deref()
+    }
+
+    fn embed(&self, body: Bytes) -> BoxFuture<'_, Result<Bytes, TurnError>> {
+        Box::pin(self.embeddings(body))
     }
 }
 

@@ -105,6 +105,7 @@ impl Upstream {
         let settings = OpenAiSettings {
             base_url: format!("http://{}/v1", self.addr),
             model: "small".into(),
+            embedding_model: None,
             api_key: Some(Secret::new(KEY.into())),
             first_byte_timeout_ms: first_byte_ms,
             idle_timeout_ms: idle_ms,
@@ -973,6 +974,7 @@ async fn settings_that_cannot_work_are_refused_when_the_backend_is_built() {
         let settings = OpenAiSettings {
             base_url: base_url.into(),
             model: "m".into(),
+            embedding_model: None,
             api_key: Some(Secret::new(key.into())),
             first_byte_timeout_ms: 1,
             idle_timeout_ms: 1,

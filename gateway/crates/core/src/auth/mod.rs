@@ -4,6 +4,7 @@
 //! kept and compared, in constant time. A credential names its tenant by itself; a host name or path that names
 //! another one makes it as wrong as a credential that nobody has.
 
+mod keys;
 pub mod limiter;
 
 use std::collections::HashMap;
@@ -14,10 +15,12 @@ use gateway_config::AuthMode;
 use gateway_metrics::Counter;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::scope::ScopeSet;
+use gateway_store::TenantId;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
+pub use self::keys::{ApiKey, ApiKeys, NewApiKey};
 pub use self::limiter::{CredentialClass, FailureLimiter, LimiterRules};
 use crate::clock::Clock;
 use crate::cx::Surface;
@@ -89,6 +92,8 @@ pub struct Authenticated {
     pub method: &'static str,
     /// The most that the credential may do; the connection gets what it asks for of it.
     pub ceiling: ScopeSet,
+    /// The API key, if it was one.
+    pub key: Option<Arc<ApiKey>>,
 }
 
 /// Why an attempt failed.
@@ -105,6 +110,8 @@ pub enum CredentialKind {
     Token,
     /// `gateway.auth.password`.
     Password,
+    /// One made with `apikeys.create`.
+    ApiKey,
 }
 
 impl CredentialKind {
@@ -114,6 +121,7 @@ impl CredentialKind {
         match self {
             Self::Token => "token",
             Self::Password => "password",
+            Self::ApiKey => "api-key",
         }
     }
 }
@@ -124,11 +132,21 @@ struct Credential {
     tenant: Arc<Tenant>,
 }
 
+/// Whose a credential is.
+struct Owner {
+    tenant: Arc<Tenant>,
+    kind: CredentialKind,
+    key: Option<Arc<ApiKey>>,
+}
+
 /// The credentials of all tenants and the failure limiter. Replaced as a whole when settings change, so that an old
 /// secret ends at once.
 pub struct Authenticator {
     key: [u8; 32],
     credentials: arc_swap::ArcSwap<HashMap<CredentialHash, Credential>>,
+    keys: Arc<ApiKeys>,
+    /// The tenants in force, for the owners of API keys.
+    tenants: arc_swap::ArcSwap<HashMap<TenantId, Arc<Tenant>>>,
     open_tenant: arc_swap::ArcSwapOption<Tenant>,
     limiter: FailureLimiter,
     clock: Arc<dyn Clock>,
@@ -176,10 +194,17 @@ pub fn credentials_of(
 impl Authenticator {
     /// An authenticator that knows nobody yet.
     #[must_use]
-    pub fn new(key: [u8; 32], rules: LimiterRules, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        key: [u8; 32],
+        keys: Arc<ApiKeys>,
+        rules: LimiterRules,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             key,
+            keys,
             credentials: arc_swap::ArcSwap::from_pointee(HashMap::new()),
+            tenants: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             open_tenant: arc_swap::ArcSwapOption::empty(),
             limiter: FailureLimiter::new(rules),
             clock,
@@ -196,7 +221,9 @@ impl Authenticator {
         let mut map: HashMap<CredentialHash, Credential> = HashMap::new();
         let mut shared: Vec<(CredentialHash, String)> = Vec::new();
         let mut open = None;
+        let mut known = HashMap::new();
         for (tenant, auth) in tenants {
+            known.insert(tenant.id().clone(), tenant.clone());
             if auth.mode == AuthMode::None && tenant.slug() == gateway_config::MAIN_TENANT {
                 open = Some(tenant.clone());
             }
@@ -219,7 +246,9 @@ impl Authenticator {
             map.remove(hash);
         }
         self.credentials.store(Arc::new(map));
+        self.tenants.store(Arc::new(known));
         self.open_tenant.store(open);
+        self.keys.tell_change();
         shared.into_iter().map(|(_, slug)| slug).collect()
     }
 
@@ -248,23 +277,50 @@ impl Authenticator {
                 .as_ref()
                 .is_some_and(|open| open.id() == tenant.id()),
             Proof::Credential(hash) => self
-                .credentials
-                .load()
-                .get(hash)
+                .owner(hash)
                 .is_some_and(|found| found.tenant.id() == tenant.id()),
         }
     }
 
-    fn verify(&self, secret: &str) -> Option<(Arc<Tenant>, CredentialKind, CredentialHash)> {
+    /// Told whenever some credential may have ended or begun.
+    #[must_use]
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.keys.changes()
+    }
+
+    fn owner(&self, hash: &CredentialHash) -> Option<Owner> {
+        // The maps are searched by a hash that an outsider can neither choose nor predict; the full comparison is
+        // constant time.
+        if let Some(found) = self.credentials.load().get(hash) {
+            return bool::from(found.hash.ct_eq(hash)).then(|| Owner {
+                tenant: found.tenant.clone(),
+                kind: found.kind,
+                key: None,
+            });
+        }
+        let key = self.keys.find(hash)?;
+        let same = bool::from(key.row().hash.0.ct_eq(hash));
+        if !same || key.expired(self.clock.now_ms()) {
+            return None;
+        }
+        let tenant = self.tenants.load().get(&key.row().tenant)?.clone();
+        Some(Owner {
+            tenant,
+            kind: CredentialKind::ApiKey,
+            key: Some(key),
+        })
+    }
+
+    fn verify(&self, secret: &str, surface: Surface) -> Option<(Owner, CredentialHash)> {
         if secret.is_empty() || secret.len() > AUTH_CREDENTIAL_MAX_BYTES {
             return None;
         }
         let hash = credential_hash(&self.key, secret);
-        let credentials = self.credentials.load();
-        // The map is searched by a hash that an outsider can neither choose nor predict; the full comparison is
-        // constant time.
-        let found = credentials.get(&hash)?;
-        bool::from(found.hash.ct_eq(&hash)).then(|| (found.tenant.clone(), found.kind, hash))
+        // Keys are for programs over HTTP and JSON-RPC; elsewhere one is as wrong as any other text.
+        let takes_keys = !matches!(surface, Surface::V4 | Surface::Internal);
+        self.owner(&hash)
+            .filter(|owner| takes_keys || owner.key.is_none())
+            .map(|owner| (owner, hash))
     }
 
     /// Checks one attempt.
@@ -291,6 +347,7 @@ impl Authenticator {
                 proof: Proof::Open,
                 method: "none",
                 ceiling: ScopeSet::ALL,
+                key: None,
             });
         }
         let given: Vec<&str> = [a.token, a.password].into_iter().flatten().collect();
@@ -298,7 +355,7 @@ impl Authenticator {
             return Err(refusal(missing(a)));
         }
         let class = match a.surface {
-            Surface::JsonRpcHttp | Surface::OpenAi => CredentialClass::HttpBearer,
+            Surface::JsonRpcHttp | Surface::OpenAi | Surface::Http => CredentialClass::HttpBearer,
             _ => CredentialClass::SharedSecret,
         };
         let exempt = a.loopback && a.origin.is_none();
@@ -315,18 +372,22 @@ impl Authenticator {
         };
         let found = given
             .into_iter()
-            .find_map(|secret| self.verify(secret))
-            .filter(|(tenant, _, _)| hinted(tenant));
+            .find_map(|secret| self.verify(secret, a.surface))
+            .filter(|(owner, _)| hinted(&owner.tenant));
         match found {
-            Some((tenant, kind, hash)) => {
+            Some((owner, hash)) => {
                 if let Some(place) = place {
                     place.succeeded();
                 }
+                if let Some(key) = &owner.key {
+                    self.keys.used(key, self.clock.now_ms());
+                }
                 Ok(Authenticated {
-                    tenant,
+                    tenant: owner.tenant,
                     proof: Proof::Credential(hash),
-                    method: kind.as_str(),
-                    ceiling: ScopeSet::ALL,
+                    method: owner.kind.as_str(),
+                    ceiling: owner.key.as_ref().map_or(ScopeSet::ALL, |key| key.scopes()),
+                    key: owner.key,
                 })
             }
             None => {

@@ -216,7 +216,7 @@ pub(super) async fn abort(cx: Cx, p: ChatAbortParams) -> Result<ChatAbortResult,
 }
 
 /// Stops runs and waits (within bounds) until their end is recorded.
-pub(super) async fn stop_runs(
+pub(crate) async fn stop_runs(
     tenant: &crate::tenant::Tenant,
     key: &str,
     run: Option<&str>,

@@ -1,6 +1,7 @@
 //! The handlers, one family a file, and the only list of them.
 
 pub mod agents;
+mod apikeys;
 mod audit;
 mod channels;
 mod chat;
@@ -8,8 +9,11 @@ pub mod config;
 pub mod error;
 mod sessions;
 mod system;
+mod tools;
 
 use gateway_protocol::methods as m;
+
+pub(crate) use chat::stop_runs;
 
 use crate::cron::rpc as cron;
 use crate::registry::{Registry, RegistryError};
@@ -52,6 +56,9 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on::<m::config::ConfigApply>(config::apply)
         .on_sync::<m::config::ConfigSchema>(config::schema)
         .on_sync::<m::config::ConfigSchemaLookup>(config::lookup)
+        .on::<m::apikeys::ApiKeysCreate>(apikeys::create)
+        .on_sync::<m::apikeys::ApiKeysList>(apikeys::list)
+        .on::<m::apikeys::ApiKeysRevoke>(apikeys::revoke)
         .on_sync::<m::agents::AgentsList>(agents::list)
         .on_sync::<m::agents::ModelsList>(agents::models)
         .on::<m::agents::Agent>(agents::agent)
@@ -69,6 +76,7 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on_sync::<m::sessions::SessionsUnsubscribe>(sessions::unsubscribe)
         .on_sync::<m::sessions::SessionsMessagesSubscribe>(sessions::messages_subscribe)
         .on_sync::<m::sessions::SessionsMessagesUnsubscribe>(sessions::messages_unsubscribe)
+        .on_sync::<m::tools::ToolsCatalog>(tools::catalog)
         .on::<m::channels::ChannelsStatus>(channels::status)
         .on::<m::channels::ChannelsStart>(channels::start)
         .on::<m::channels::ChannelsStop>(channels::stop)

@@ -75,6 +75,8 @@ pub struct AcceptRun {
     pub content: Vec<ContentBlock>,
     /// Messages put before the user's message, oldest first (the HTTP API gives a whole conversation to a new session).
     pub preface: Vec<(Role, String)>,
+    /// The preface is news to a session that has messages already.
+    pub preface_always: bool,
     /// Where the answer goes besides the session.
     pub reply_to: Option<ReplyTarget>,
     /// Hash of what was asked; the same run id with another hash is a conflict.
@@ -119,6 +121,7 @@ impl AcceptRun {
             now_ms: tenant.now_ms(),
             content: vec![ContentBlock::text(text)],
             preface: Vec::new(),
+            preface_always: false,
             run_id: run_id.into(),
             agent_id,
             key,
@@ -274,7 +277,7 @@ fn accept_rows(
         ..SessionPatch::default()
     };
     w.upsert_session(&patch, a.now_ms)?;
-    if before.as_ref().is_none_or(|s| s.message_count == 0) {
+    if a.preface_always || before.as_ref().is_none_or(|s| s.message_count == 0) {
         for (i, (role, text)) in a.preface.iter().enumerate() {
             w.append_message(
                 &NewMessage {

@@ -554,7 +554,10 @@ async fn a_completion_is_a_run_and_its_session_lasts_with_a_user() {
     let script: Arc<Script> = Arc::default();
     let host = start(dir.path(), &script, 1).await;
     let t = host.tenant("acme").unwrap().clone();
-    assert_eq!(models(&t), ["openclaw", "openclaw/helper", "openclaw/main"]);
+    assert_eq!(
+        models(&t, &admin()),
+        ["openclaw", "openclaw/helper", "openclaw/main"]
+    );
     let message = |role: &str, text: &str| CompletionMessage {
         role: role.into(),
         text: text.into(),
@@ -632,4 +635,71 @@ async fn a_shutdown_leaves_unfinished_work_for_the_next_start() {
     assert_eq!(script.begun.lock()["r0"], 1, "it was let end");
     assert_eq!(script.begun.lock()["r1"], 1, "it was taken up");
     assert_eq!(transcript(&host, &t, "lab").await.len(), 4);
+}
+
+/// An id that was told is known after a restart, and continues its session.
+#[tokio::test(start_paused = true)]
+async fn a_response_outlives_the_gateway() {
+    use gateway_core::openai::CompletionMessage;
+    use gateway_core::responses::{ResponseRequest, Status, get, start as begin};
+    let dir = tempfile::tempdir().unwrap();
+    let script: Arc<Script> = Arc::default();
+    let request = |text: &str, previous: Option<&str>| ResponseRequest {
+        model: "openclaw".into(),
+        input: vec![CompletionMessage {
+            role: "user".into(),
+            text: text.into(),
+        }],
+        previous: previous.map(str::to_owned),
+        store: true,
+        ..ResponseRequest::default()
+    };
+    let id = {
+        let host = start(dir.path(), &script, 1).await;
+        let t = host.main_tenant().unwrap();
+        let cx = gateway_core::Cx::new(t, admin());
+        let started = begin(cx, request("first words", None)).await.unwrap();
+        let id = started.run.run_id.clone();
+        started.run.finish().await.unwrap();
+        host.shutdown(Duration::from_secs(1)).await;
+        id
+    };
+    let host = start(dir.path(), &script, 2).await;
+    let t = host.main_tenant().unwrap();
+    let cx = gateway_core::Cx::new(t.clone(), admin());
+    let kept = get(&cx, &id).await.unwrap();
+    assert_eq!(
+        (kept.status, kept.text.as_str()),
+        (Status::Completed, "first words")
+    );
+    let second = begin(cx.clone(), request("second words", Some(&id)))
+        .await
+        .unwrap();
+    let second_id = second.run.run_id.clone();
+    second.run.finish().await.unwrap();
+    assert_eq!(
+        get(&cx, &second_id)
+            .await
+            .unwrap()
+            .request
+            .previous
+            .as_deref(),
+        Some(&*id)
+    );
+    let sessions = call(&host, &t, &admin(), "sessions.list", json!({}))
+        .await
+        .unwrap();
+    assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1);
+    let key = sessions["sessions"][0]["key"].as_str().unwrap().to_owned();
+    let lines = transcript(&host, &t, &key).await;
+    let texts: Vec<&str> = lines.iter().map(|(_, t)| t.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["first words", "first words", "second words", "second words"]
+    );
+    let foreign = gateway_core::Cx::new(host.tenant("acme").unwrap(), admin());
+    assert_eq!(
+        get(&foreign, &id).await.unwrap_err().detail,
+        DetailCode::NotFound
+    );
 }

@@ -1,6 +1,7 @@
 //! The methods, one family a file: parameters, results, and their rows in the registry.
 
 pub mod agents;
+pub mod apikeys;
 pub mod audit;
 pub mod channels;
 pub mod chat;
@@ -12,11 +13,13 @@ pub mod logs;
 pub mod rpc;
 pub mod sessions;
 pub mod system;
+pub mod tools;
 
 use crate::method::MethodSpec;
 
 const FAMILIES: &[&[&MethodSpec]] = &[
     agents::SPECS,
+    apikeys::SPECS,
     audit::SPECS,
     channels::SPECS,
     chat::SPECS,
@@ -28,6 +31,7 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     rpc::SPECS,
     sessions::SPECS,
     system::SPECS,
+    tools::SPECS,
 ];
 
 const COUNT: usize = {

@@ -6,7 +6,8 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, audit, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions, system,
+    agents, apikeys, audit, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions,
+    system, tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -32,6 +33,9 @@ macro_rules! for_all_methods {
         each!(agents::ModelsList);
         each!(audit::AuditEntries);
         each!(audit::AuditVerify);
+        each!(apikeys::ApiKeysCreate);
+        each!(apikeys::ApiKeysList);
+        each!(apikeys::ApiKeysRevoke);
         each!(channels::ChannelsPairingApprove);
         each!(channels::ChannelsPairingList);
         each!(channels::ChannelsStart);
@@ -80,6 +84,7 @@ macro_rules! for_all_methods {
         each!(system::Health);
         each!(system::Status);
         each!(system::SystemPresence);
+        each!(tools::ToolsCatalog);
         let registered: BTreeSet<&str> = method::all().iter().map(|m| m.name).collect();
         assert_eq!(names, registered);
     }};

@@ -1,5 +1,7 @@
 //! The bearer of an HTTP request. One authenticator serves every transport; this only finds the credential.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use gateway_core::{
     auth::{AuthAttempt, Authenticated},
@@ -55,11 +57,13 @@ pub(crate) fn caller(
 ) -> Result<(Authenticated, Caller), Response<Body>> {
     let found = check(ask, bearer(headers), None, surface).map_err(|e| reply::rpc_error(&e))?;
     ask.wire.authenticated();
+    ask.admitted.by(&found.tenant, found.proof);
     let caller = Caller {
         conn: None,
         role: Role::Operator,
         scopes: found.ceiling,
-        only_methods: None,
+        only_methods: methods_of(&found, surface),
+        key: found.key.clone(),
         caps: Default::default(),
         client: ClientInfo {
             id: "http".to_owned(),
@@ -71,6 +75,13 @@ pub(crate) fn caller(
         credential: Some(found.proof.name(found.method)),
     };
     Ok((found, caller))
+}
+
+/// A key of one agent is for the addresses that ask for the agent. Methods can name any session: none of them is for it.
+pub(crate) fn methods_of(found: &Authenticated, surface: Surface) -> Option<Arc<[Box<str>]>> {
+    let of_one = found.key.as_ref().is_some_and(|key| key.agent().is_some());
+    let methods = matches!(surface, Surface::JsonRpcHttp | Surface::JsonRpcWs);
+    (of_one && methods).then(|| Arc::from([]))
 }
 
 /// The media type of a request with a body that changes something: only JSON (or `application/json-rpc`, as some JSON-RPC

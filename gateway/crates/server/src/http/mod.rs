@@ -1,14 +1,21 @@
 //! One HTTP request: who may ask at all (host name, origin, forwarding headers, path), then upgrade or route.
 
+pub(crate) mod admitted;
 pub(crate) mod auth;
 pub(crate) mod body;
+pub(crate) mod embeddings;
 pub(crate) mod health;
+pub(crate) mod history;
 pub(crate) mod hooks;
 pub(crate) mod metrics;
 pub(crate) mod openai;
+pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod reply;
+pub(crate) mod responses;
 pub(crate) mod rpc;
+pub(crate) mod run;
+pub(crate) mod tools;
 pub(crate) mod webhook;
 
 use std::{borrow::Cow, convert::Infallible, sync::Arc};
@@ -35,6 +42,8 @@ pub(crate) struct Ask {
     /// The tenant that host name and path point to.
     pub(crate) hint: TenantHint,
     pub(crate) origin: Option<Box<str>>,
+    /// What let the request in.
+    pub(crate) admitted: admitted::Admitted,
 }
 
 /// All addresses but the sockets. Everything that is not here is 404.
@@ -43,6 +52,11 @@ pub(crate) fn routes() -> Router {
         .merge(health::routes())
         .merge(rpc::routes())
         .merge(openai::routes())
+        .merge(responses::routes())
+        .merge(embeddings::routes())
+        .merge(tools::routes())
+        .merge(history::routes())
+        .merge(openapi::routes())
         .merge(webhook::routes())
         .merge(hooks::routes())
         .merge(metrics::routes())
@@ -72,10 +86,18 @@ pub(crate) async fn serve(
             Ok(Admitted::Socket(upgraded)) => upgraded,
             Ok(Admitted::Request(request)) => {
                 let mut routes = app.routes.clone();
-                match routes.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                }
+                let admitted = request
+                    .extensions()
+                    .get::<Ask>()
+                    .map(|ask| ask.admitted.clone())
+                    .unwrap_or_default();
+                let answer = async {
+                    match routes.call(request).await {
+                        Ok(response) => response,
+                        Err(never) => match never {},
+                    }
+                };
+                admitted.guard(&app, answer).await
             }
             Err(refused) => refused,
         },
@@ -116,15 +138,26 @@ fn admit(
             .map_err(refused)?;
     }
     forwarding(app, wire, &mut request)?;
-    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
-        return Err(reply::refusal(
+    let raw_path = request.uri().path().to_owned();
+    let placed = place(&raw_path);
+    let served = match *request.method() {
+        Method::GET | Method::HEAD | Method::POST => true,
+        // Nothing else can be deleted by its address.
+        Method::DELETE => placed.is_some_and(|(_, path)| path.starts_with("/v1/responses/")),
+        _ => false,
+    };
+    if !served {
+        let mut refused = reply::refusal(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET, HEAD and POST are served",
-        ));
+        );
+        refused
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        return Err(refused);
     }
-    let raw_path = request.uri().path().to_owned();
-    let (slug, path) = place(&raw_path)
-        .ok_or_else(|| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
+    let (slug, path) =
+        placed.ok_or_else(|| reply::refusal(StatusCode::BAD_REQUEST, "malformed path"))?;
     if raw_path == format!("/t/{}", slug.unwrap_or_default()) {
         // The page's own files are named relative to it.
         let mut to = reply::error(
@@ -146,6 +179,7 @@ fn admit(
         wire: wire.clone(),
         hint,
         origin: origin.map(Into::into),
+        admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {
         return ws::upgrade::answer(ask, path, &mut request).map(Admitted::Socket);

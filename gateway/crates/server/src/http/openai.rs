@@ -3,12 +3,7 @@
 //! A request is a run like any other: durable before it is answered, in a session of its own, or in one per `user` when the
 //! caller names one. It asks for the same scopes as `chat.send` and `models.list`.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -16,12 +11,9 @@ use axum::{
     extract::{Path, Request},
     routing::{get, post},
 };
-use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
 use gateway_core::{
     cx::{Caller, Cx, Surface},
     openai::{Completion, CompletionMessage, CompletionRequest, models as models_of, start},
-    session::RunTap,
     tenant::Tenant,
 };
 use gateway_protocol::{
@@ -29,23 +21,20 @@ use gateway_protocol::{
     error::{DetailCode, RpcError},
     json, method,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use http_body::Frame;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
-use super::{Ask, auth, body, reply};
-use crate::limits::MAX_OPENAI_BODY_BYTES;
+use super::{
+    Ask, auth, body, reply,
+    run::{self, Follow, Next, Running},
+};
+use crate::limits::{MAX_OPENAI_BODY_BYTES, MAX_OPENAI_MESSAGES};
 
-/// Most messages of one request.
-const MAX_MESSAGES: usize = 1_024;
-/// Bytes of events that are joined into one piece of the answer.
-const PIECE_BYTES: usize = 16 * 1024;
 /// Names the session in place of `user`.
-const SESSION_HEADER: &str = "x-openclaw-session-key";
+pub(crate) const SESSION_HEADER: &str = "x-openclaw-session-key";
 /// A repeat with the same key gives the result of the first request.
-const IDEMPOTENCY_HEADER: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 
 /// `/v1/models`, `/v1/models/{model}`, `/v1/chat/completions`.
 pub(crate) fn routes() -> Router {
@@ -57,7 +46,7 @@ pub(crate) fn routes() -> Router {
 
 /// The caller, who must hold what `like` asks for on the other surfaces.
 #[allow(clippy::result_large_err)]
-fn admitted(
+pub(crate) fn admitted(
     ask: &Ask,
     headers: &HeaderMap,
     like: &str,
@@ -76,11 +65,14 @@ fn described(id: &str) -> Value {
 }
 
 async fn models(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
-    let tenant = match admitted(&ask, request.headers(), "models.list") {
-        Ok((tenant, _)) => tenant,
+    let (tenant, caller) = match admitted(&ask, request.headers(), "models.list") {
+        Ok(known) => known,
         Err(refusal) => return refusal,
     };
-    let list: Vec<Value> = models_of(&tenant).iter().map(|id| described(id)).collect();
+    let list: Vec<Value> = models_of(&tenant, &caller)
+        .iter()
+        .map(|id| described(id))
+        .collect();
     reply::json(
         StatusCode::OK,
         json!({ "object": "list", "data": list }).to_string(),
@@ -92,11 +84,11 @@ async fn model(
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
-    let tenant = match admitted(&ask, request.headers(), "models.list") {
-        Ok((tenant, _)) => tenant,
+    let (tenant, caller) = match admitted(&ask, request.headers(), "models.list") {
+        Ok(known) => known,
         Err(refusal) => return refusal,
     };
-    if models_of(&tenant).contains(&name) {
+    if models_of(&tenant, &caller).contains(&name) {
         return reply::json(StatusCode::OK, described(&name).to_string());
     }
     let body = json!({ "error": {
@@ -157,7 +149,7 @@ struct Part {
     text: Option<String>,
 }
 
-fn wrong(message: &str, param: Option<&str>) -> Response<Body> {
+pub(crate) fn wrong(message: &str, param: Option<&str>) -> Response<Body> {
     let body = json!({ "error": { "message": message, "type": "invalid_request_error", "code": Value::Null, "param": param } });
     reply::json(StatusCode::BAD_REQUEST, body.to_string())
 }
@@ -196,9 +188,9 @@ fn wanted(headers: &HeaderMap, text: &[u8]) -> Result<Wanted, Response<Body>> {
     if let Some((name, _)) = refused.iter().find(|(_, asked)| *asked) {
         return Err(wrong(&format!("unsupported: {name}"), Some(name)));
     }
-    if ask.messages.len() > MAX_MESSAGES {
+    if ask.messages.len() > MAX_OPENAI_MESSAGES {
         return Err(wrong(
-            &format!("more than {MAX_MESSAGES} messages"),
+            &format!("more than {MAX_OPENAI_MESSAGES} messages"),
             Some("messages"),
         ));
     }
@@ -276,48 +268,6 @@ fn plain(content: Option<Content>) -> Result<String, Response<Body>> {
     }
 }
 
-struct Tap(mpsc::UnboundedSender<String>);
-
-impl RunTap for Tap {
-    // Bounded by the longest text that a run may have.
-    fn delta(&self, text: &str) {
-        let _ = self.0.send(text.to_owned());
-    }
-}
-
-type Outcome = Result<Completion, RpcError>;
-
-/// A run on its way. Dropping it stops the run: nobody waits for its answer any more.
-struct Running {
-    deltas: mpsc::UnboundedReceiver<String>,
-    outcome: BoxFuture<'static, Outcome>,
-}
-
-/// What happens next to a run.
-enum Next {
-    Delta(String),
-    End(Box<Outcome>),
-}
-
-impl Running {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if let Poll::Ready(Some(text)) = self.deltas.poll_recv(cx) {
-            return Poll::Ready(Next::Delta(text));
-        }
-        let outcome = ready!(self.outcome.poll_unpin(cx));
-        // What was said before the end and came in between the two looks.
-        if let Ok(text) = self.deltas.try_recv() {
-            self.outcome = Box::pin(std::future::ready(outcome));
-            return Poll::Ready(Next::Delta(text));
-        }
-        Poll::Ready(Next::End(Box::new(outcome)))
-    }
-
-    async fn next(&mut self) -> Next {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-}
-
 async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
     let (tenant, caller) = match admitted(&ask, request.headers(), "chat.send") {
         Ok(known) => known,
@@ -348,8 +298,8 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
         Err(refusal) => return refusal,
     };
     drop(text);
-    let (tap, deltas) = mpsc::unbounded_channel();
-    request.tap = stream.then(|| Arc::new(Tap(tap)) as Arc<dyn RunTap>);
+    let (tap, deltas) = run::tap();
+    request.tap = stream.then_some(tap);
     let started = match start(Cx::new(tenant, Arc::new(caller)), request).await {
         Ok(started) => started,
         Err(error) => return reply::rpc_error(&error),
@@ -365,10 +315,7 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
             Err(error) => reply::rpc_error(&error),
         };
     }
-    let mut running = Running {
-        deltas,
-        outcome: Box::pin(started.finish()),
-    };
+    let mut running = Running::new(deltas, started.finish());
     // A run that fails before its first word is answered with a status of its own.
     let first = match running.next().await {
         Next::End(outcome) => match *outcome {
@@ -377,22 +324,20 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
         },
         delta => delta,
     };
-    let mut queue =
-        VecDeque::from([names.chunk(json!({ "role": "assistant", "content": "" }), None)]);
-    let over = names.follow(&mut queue, first, include_usage);
-    let events = Events {
-        running,
+    let mut chunks = Chunks {
         names,
-        queue,
         include_usage,
-        over,
     };
-    let mut answer = Response::new(Body::new(events));
-    answer.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream; charset=utf-8"),
-    );
-    answer
+    let hello = json!({ "role": "assistant", "content": "" });
+    let mut queue = VecDeque::from([chunks.names.chunk(hello, None)]);
+    let over = chunks.follow(&mut queue, first);
+    run::stream(running, chunks, queue, over)
+}
+
+/// The events of one completion.
+struct Chunks {
+    names: Names,
+    include_usage: bool,
 }
 
 /// Names of one completion.
@@ -430,22 +375,24 @@ impl Names {
         let body = json!({ "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model, "choices": [choice] });
         format!("data: {body}\n\n")
     }
+}
 
-    /// Adds what `next` means to the events; `true` when they are complete.
-    fn follow(&self, out: &mut VecDeque<String>, next: Next, include_usage: bool) -> bool {
+impl Follow for Chunks {
+    fn follow(&mut self, out: &mut VecDeque<String>, next: Next) -> bool {
+        let names = &self.names;
         let outcome = match next {
             Next::Delta(text) => {
-                out.push_back(self.chunk(json!({ "content": text }), None));
+                out.push_back(names.chunk(json!({ "content": text }), None));
                 return false;
             }
             Next::End(outcome) => *outcome,
         };
         match outcome {
             Ok(completion) => {
-                out.push_back(self.chunk(json!({}), Some(&completion.finish_reason)));
-                if include_usage {
+                out.push_back(names.chunk(json!({}), Some(&completion.finish_reason)));
+                if self.include_usage {
                     let body = json!({
-                        "id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
+                        "id": names.id, "object": "chat.completion.chunk", "created": names.created, "model": names.model,
                         "choices": [], "usage": usage(&completion),
                     });
                     out.push_back(format!("data: {body}\n\n"));
@@ -459,43 +406,5 @@ impl Names {
         }
         out.push_back("data: [DONE]\n\n".to_owned());
         true
-    }
-}
-
-/// The stream of events of one run as a body.
-struct Events {
-    running: Running,
-    names: Names,
-    queue: VecDeque<String>,
-    include_usage: bool,
-    over: bool,
-}
-
-impl http_body::Body for Events {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let mut piece = String::new();
-        loop {
-            while let Some(event) = this.queue.pop_front() {
-                piece.push_str(&event);
-            }
-            if this.over || piece.len() >= PIECE_BYTES {
-                break;
-            }
-            match this.running.poll_next(cx) {
-                Poll::Ready(next) => {
-                    this.over = this.names.follow(&mut this.queue, next, this.include_usage)
-                }
-                Poll::Pending if piece.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(Bytes::from(piece)))))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::{
-    auth::{Authenticated, Proof},
+    auth::{ApiKey, Authenticated, Proof},
     cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface},
     hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
     tenant::Tenant,
@@ -18,7 +18,7 @@ use super::{
     out::TEXT,
 };
 use crate::{
-    http::Ask,
+    http::{Ask, auth},
     limits::WS_CALLS_IN_FLIGHT,
     rpc::{self, Started},
 };
@@ -30,6 +30,8 @@ pub(crate) struct Rpc {
     proof: Proof,
     method: &'static str,
     scopes: gateway_protocol::ScopeSet,
+    key: Option<Arc<ApiKey>>,
+    only_methods: Option<Arc<[Box<str>]>>,
     cancel: CancellationToken,
     hub: Option<HubGuard>,
     pub(crate) beat: Beat,
@@ -39,11 +41,13 @@ impl Rpc {
     pub(crate) fn new(ask: &Ask, found: Authenticated) -> Self {
         let beat = Beat::new(ask.app.timer.now_ms(), ask.app.limits.ping_interval_ms);
         Self {
+            only_methods: auth::methods_of(&found, Surface::JsonRpcWs),
             tenant: found.tenant,
             caller: None,
             proof: found.proof,
             method: found.method,
             scopes: found.ceiling,
+            key: found.key,
             cancel: CancellationToken::new(),
             hub: None,
             beat,
@@ -90,7 +94,8 @@ impl Rpc {
             conn: Some(id),
             role,
             scopes: self.scopes,
-            only_methods: None,
+            key: self.key.clone(),
+            only_methods: self.only_methods.clone(),
             caps,
             client,
             surface: Surface::JsonRpcWs,

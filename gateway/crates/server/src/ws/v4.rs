@@ -155,6 +155,7 @@ impl V4 {
             conn: Some(id.clone()),
             role,
             scopes,
+            key: None,
             only_methods: None,
             caps,
             client: client.clone(),

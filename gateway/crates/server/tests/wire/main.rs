@@ -1,11 +1,15 @@
 //! The gateway from outside: raw bytes in, raw bytes out.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod apikeys;
 mod handshake;
 mod hooks;
 mod names;
 mod observe;
 mod openai;
+mod openapi;
+mod programs;
+mod responses;
 mod sockets;
 mod strict;
 mod support;

@@ -13,6 +13,7 @@ mod kv;
 mod messages;
 mod meta;
 mod outbox;
+mod responses;
 mod runs;
 mod sessions;
 mod submits;

@@ -833,3 +833,91 @@ fn credentials_are_keyed_hashes_of_one_tenant() {
         .unwrap();
     assert_eq!(opened.host.find_credential(&hash("tb")).unwrap(), None);
 }
+
+#[test]
+fn api_keys_belong_to_one_tenant_and_end_with_their_row() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("state");
+    let opened = Opened::at(&dir, SyncMode::Full);
+    let (a, b) = (
+        opened.host.ensure_tenant("a", 1).unwrap(),
+        opened.host.ensure_tenant("b", 1).unwrap(),
+    );
+    let key = |id: &str, tenant: &TenantId, name: &str, at: i64| ApiKeyRow {
+        id: id.into(),
+        tenant: tenant.clone(),
+        name: name.into(),
+        hash: opened.host.credential_hash("key", id.as_bytes()),
+        scopes: vec!["operator.read".into(), "operator.write".into()],
+        agent: Some("main".into()),
+        created_at: at,
+        expires_at: Some(99),
+        last_used_at: None,
+    };
+    let rows = [
+        key("1", &a.id, "ci", 5),
+        key("2", &b.id, "ci", 6),
+        // Named as the id of another.
+        key("3", &a.id, "1", 7),
+    ];
+    for row in &rows {
+        opened.host.insert_api_key(row).unwrap();
+    }
+    assert_eq!(opened.host.api_keys().unwrap(), rows);
+    assert!(matches!(
+        opened.host.insert_api_key(&key("4", &a.id, "ci", 8)),
+        Err(StoreError::Conflict(_))
+    ));
+    opened
+        .host
+        .touch_api_keys(&[("1".into(), 60), ("gone".into(), 60)])
+        .unwrap();
+    opened.host.touch_api_keys(&[("1".into(), 50)]).unwrap();
+    assert_eq!(opened.host.api_keys().unwrap()[0].last_used_at, Some(60));
+    // Neither by id nor by name can one tenant reach the other's.
+    assert_eq!(opened.host.remove_api_key(&a.id, "2").unwrap(), None);
+    let gone = opened.host.remove_api_key(&a.id, "1").unwrap().unwrap();
+    assert_eq!((gone.id.as_str(), gone.name.as_str()), ("1", "ci"));
+    drop(opened);
+    let again = Opened::at(&dir, SyncMode::Full);
+    let left: Vec<String> = again
+        .host
+        .api_keys()
+        .unwrap()
+        .into_iter()
+        .map(|k| k.id)
+        .collect();
+    assert_eq!(left, ["2", "3"]);
+}
+
+#[test]
+fn a_response_is_kept_until_it_is_forgotten() {
+    let (_tmp, _opened, db) = one_tenant(pool());
+    let row = ResponseRow {
+        id: "resp_1".into(),
+        session_key: KEY.into(),
+        session_id: "s".into(),
+        agent_id: "main".into(),
+        request_json: "{}".into(),
+        created_at: 7,
+    };
+    let new = row.clone();
+    db.write(move |w| w.insert_response(&new)).wait().unwrap();
+    assert_eq!(
+        db.read_now(|r| r.get_response("resp_1")).unwrap(),
+        Some(row.clone())
+    );
+    assert_eq!(db.read_now(|r| r.get_response("resp_2")).unwrap(), None);
+    let long = ResponseRow {
+        id: "resp_2".into(),
+        request_json: "x".repeat(limits::MAX_RESPONSE_REQUEST_BYTES + 1),
+        ..row
+    };
+    assert!(matches!(
+        db.write(move |w| w.insert_response(&long)).wait(),
+        Err(StoreError::Limit("MAX_RESPONSE_REQUEST_BYTES"))
+    ));
+    assert!(db.write(|w| w.delete_response("resp_1")).wait().unwrap());
+    assert!(!db.write(|w| w.delete_response("resp_1")).wait().unwrap());
+    assert_eq!(db.read_now(|r| r.get_response("resp_1")).unwrap(), None);
+}
