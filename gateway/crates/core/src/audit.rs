@@ -69,7 +69,8 @@ fn surface(surface: Surface) -> &'static str {
     match surface {
         Surface::V4 => "v4",
         Surface::JsonRpcWs => "jsonrpc",
-        Surface::JsonRpcHttp => "http",
+        Surface::JsonRpcHttp => "jsonrpc-post",
+        Surface::Http => "http",
         Surface::OpenAi => "openai",
         Surface::Internal => "internal",
     }

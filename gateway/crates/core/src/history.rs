@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::auth::Proof;
 use crate::cx::{Caps, Cx};
 use crate::host::Host;
-use crate::hub::{ConnInfo, EventPolicy, EventSink, HubGuard, WireEvent};
+use crate::hub::{ConnInfo, EventPolicy, EventSink, HubGuard, Pushed, WireEvent};
 use crate::limits::{HISTORY_DEFAULT, HISTORY_MAX};
 use crate::openai;
 use crate::rpc::error;
@@ -139,8 +139,9 @@ struct Bell {
 }
 
 impl EventSink for Bell {
-    fn push(&self, _: &Arc<WireEvent>) {
+    fn push(&self, _: &Arc<WireEvent>) -> Pushed {
         self.rung.notify_one();
+        Pushed::Queued
     }
 
     fn close(&self, _: Close) {

@@ -5,7 +5,7 @@ use gateway_metrics::{Counter, Exposition, Kind};
 use crate::budget::Full;
 
 /// Why a connection was not taken, in the words of the label `reason`.
-const REFUSALS: [&str; 3] = ["total", "preauth", "address"];
+const REFUSALS: [&str; 4] = ["total", "preauth", "address", "memory"];
 /// Classes of statuses of answers.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const ENDS: [&str; 2] = ["ok", "failed"];
@@ -28,6 +28,7 @@ impl Traffic {
             Full::Total => 0,
             Full::Preauth => 1,
             Full::Address => 2,
+            Full::Memory => 3,
         };
         self.refused[place].inc();
     }
