@@ -178,6 +178,8 @@ pub struct ClientView {
     pub remote: Option<RemoteSettings>,
     /// TLS of the listener.
     pub tls: TlsSettings,
+    /// Files that the configuration includes, below its folder.
+    pub included: Vec<String>,
 }
 
 /// What a client wants to know.
@@ -200,6 +202,7 @@ impl ClientView {
             // A gateway runs with these settings here, so none is asked for elsewhere.
             remote: None,
             tls: settings.gateway.tls.clone(),
+            included: settings.written.included(),
         })
     }
 }
@@ -297,6 +300,11 @@ pub fn client_view(
         config_path: path,
         remote,
         tls,
+        included: source
+            .iter()
+            .flat_map(source::Source::included)
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect(),
     })
 }
 
@@ -465,6 +473,19 @@ impl Resolver<'_> {
         if o.plugins.dir.as_deref() == Some("") {
             self.bad("plugins.dir", "must not be empty", "leave the key out");
         }
+        let mut plugin_pins = BTreeMap::new();
+        for (id, pin) in &o.plugins.pins {
+            match CertPin::parse(pin) {
+                Some(pin) => {
+                    plugin_pins.insert(id.clone(), pin.to_string());
+                }
+                None => self.bad(
+                    &join_key("plugins.pins", id),
+                    "not a SHA-256 digest (64 hex digits)",
+                    "copy what `gateway plugin list` prints",
+                ),
+            }
+        }
         Settings {
             state_dir: self.request.state_dir.clone(),
             config_path,
@@ -472,6 +493,8 @@ impl Resolver<'_> {
             gateway,
             tenants,
             plugins_dir,
+            plugin_pins,
+            plugins_pinned_only: o.plugins.pinned_only.unwrap_or(false),
             logging: LoggingSettings {
                 level: flags.log_level.unwrap_or(match o.logging.level {
                     Some(LogLevelOption::Error) => LogLevel::Error,
@@ -1195,7 +1218,8 @@ pub(crate) fn secret_path(state_dir: &Path, slug: &str, name: &str) -> PathBuf {
 }
 
 /// `[a-z0-9]` then up to 62 of `[a-z0-9-]`.
-pub(crate) fn valid_slug(slug: &str) -> bool {
+/// Whether a text can be the name of a tenant.
+pub fn valid_slug(slug: &str) -> bool {
     slug.len() <= 63
         && slug.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && slug

@@ -251,6 +251,8 @@ impl Settings {
         self.gateway.remote_mode = running.gateway.remote_mode;
         self.discovery.clone_from(&running.discovery);
         self.plugins_dir.clone_from(&running.plugins_dir);
+        self.plugin_pins.clone_from(&running.plugin_pins);
+        self.plugins_pinned_only = running.plugins_pinned_only;
         self.logging.format = running.logging.format;
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);
         if open && !self.gateway.bind.is_loopback() {

@@ -16,6 +16,7 @@ mod migrate;
 mod model;
 mod repo;
 mod scripted;
+mod snapshot;
 mod state_dir;
 mod tenant_db;
 mod writer;
@@ -26,6 +27,10 @@ pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
 pub use scripted::{CommitScript, Unanswered, WaitingWrites};
+pub use snapshot::{
+    CheckedDatabase, DatabaseKind, Snapshot, SnapshotId, SnapshotOf, TenantSnapshot,
+    check_database, reseal, snapshot,
+};
 pub use state_dir::StateDir;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
 pub use writer::{Pending, WriterPool};

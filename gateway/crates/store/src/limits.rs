@@ -74,3 +74,5 @@ pub const MAX_PRUNED_CRON_RUNS: i64 = 50;
 pub const MAX_SYSTEM_EVENTS_PER_SESSION: i64 = 50;
 /// Bytes of one system event.
 pub const MAX_SYSTEM_EVENT_BYTES: usize = 64 * 1024;
+/// Attempts to copy a tenant of which a blob is removed meanwhile.
+pub const SNAPSHOT_MAX_ATTEMPTS: u32 = 3;

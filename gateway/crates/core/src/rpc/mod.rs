@@ -1,6 +1,7 @@
 //! The handlers, one family a file, and the only list of them.
 
 pub mod agents;
+mod backup;
 mod channels;
 mod chat;
 pub mod config;
@@ -31,6 +32,7 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on_sync::<m::rpc::RpcDiscover>(system::discover)
         .on_sync::<m::rpc::RpcSubscribe>(system::subscribe)
         .on_sync::<m::rpc::RpcUnsubscribe>(system::unsubscribe)
+        .on::<m::backup::BackupSnapshot>(backup::snapshot)
         .on_sync::<m::config::ConfigGet>(config::get)
         .on::<m::cron::CronList>(cron::list)
         .on::<m::cron::CronStatus>(cron::status)

@@ -1,6 +1,7 @@
 //! The methods, one family a file: parameters, results, and their rows in the registry.
 
 pub mod agents;
+pub mod backup;
 pub mod channels;
 pub mod chat;
 pub mod config;
@@ -16,6 +17,7 @@ use crate::method::MethodSpec;
 
 const FAMILIES: &[&[&MethodSpec]] = &[
     agents::SPECS,
+    backup::SPECS,
     channels::SPECS,
     chat::SPECS,
     config::SPECS,
