@@ -6,6 +6,9 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+/// Longest wait for the other side to take a state.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Where the states of the service are told.
 #[derive(Debug)]
 pub struct Notify(Option<UnixDatagram>);
@@ -20,6 +23,7 @@ impl Notify {
             return Ok(Self(None));
         };
         let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
         match address.strip_prefix('@') {
             Some(name) => connect_abstract(&socket, name)?,
             None => socket.connect(&address)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use gateway_backup::{
     Archive, ArchiveKind, BackupError, Manifest, TenantEntry, TenantOf, Unfinished, Verified,
-    Wanted, collect, pack, restore, restore_tenant, sweep,
+    Wanted, collect, pack, restore, restore_tenant, sweep_snapshots,
 };
 use gateway_client::{ClientError, RequestOptions};
 use gateway_config::{ClientWants, LoadRequest, MAIN_TENANT, Overrides, client_view, valid_slug};
@@ -93,7 +93,7 @@ fn create(global: &Global, file: Option<PathBuf>, with_secrets: bool) -> Result<
     let included = included(global, &state_dir);
     let snapshots = SnapshotId::parent(&state_dir);
     gateway_config::durable::create_dirs(&snapshots)?;
-    sweep(&snapshots, "");
+    sweep_snapshots(&snapshots);
     let place = Unfinished::make(&snapshots, "")?;
     let taken = take_snapshot(global, &state_dir, &place, tenant)?;
     let manifest = Manifest {
@@ -136,6 +136,7 @@ fn create(global: &Global, file: Option<PathBuf>, with_secrets: bool) -> Result<
     }
     let packed = pack(collected, manifest, &out)?;
     drop(place);
+    sweep_snapshots(&snapshots);
     let mut told = described(&out, &packed.manifest, Some(&packed.verified));
     told["live"] = json!(taken.live);
     print(global.json, &told, |told| {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gateway_tests::process::gateway_bin;
+use gateway_tests::process::{Gateway, gateway_bin};
+use gateway_tests::ws::Ws;
+use serde_json::json;
 
 /// The gateway is started in a directory full of bait: `.env` files, configurations, plugins, programs. It behaves as anywhere
 /// else, and the system calls show that it opened, listed and ran nothing there.
@@ -197,4 +199,38 @@ fn collect(dir: &Path, into: &mut Vec<PathBuf>) {
             into.push(path);
         }
     }
+}
+
+/// Which code is loaded is decided on the machine: no client, whatever its scopes, moves the directory of plugins or takes a
+/// pin away.
+///
+/// Covers: S2.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_decides_which_plugins_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(&dir.path().join("state"), &[]);
+    let mut ws = Ws::connect(gateway.port, "/", &gateway.token())
+        .await
+        .unwrap();
+    for patch in [
+        "{ plugins: { dir: '/tmp' } }",
+        "{ plugins: { pinnedOnly: true } }",
+        "{ plugins: { pins: { webhook: '0000000000000000000000000000000000000000000000000000000000000000' } } }",
+    ] {
+        let before = ws.call("config.get", json!({})).await.unwrap();
+        let refused = ws
+            .call(
+                "config.patch",
+                json!({"raw": patch, "baseHash": before["hash"]}),
+            )
+            .await
+            .unwrap_err();
+        assert!(
+            refused["message"].as_str().unwrap().contains("plugins"),
+            "{refused}"
+        );
+        let after = ws.call("config.get", json!({})).await.unwrap();
+        assert_eq!(before["hash"], after["hash"], "{patch}");
+    }
+    ws.close().await;
 }

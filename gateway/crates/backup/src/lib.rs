@@ -23,7 +23,7 @@ pub use entry::EntryPath;
 pub use error::BackupError;
 pub use manifest::{ArchiveKind, FileEntry, Manifest, TenantEntry};
 pub use pack::{Packed, pack};
-pub use place::{Room, Unfinished, room, sweep};
+pub use place::{Room, Unfinished, room, sweep_snapshots};
 pub use restore::{Restored, RestoredTenant, TenantOf, restore, restore_tenant};
 
 /// Result of this crate.

@@ -98,6 +98,11 @@ pub fn sweep(dir: &Path, prefix: &str) -> usize {
         } else {
             path.clone()
         };
+        if is_dir && !mark.exists() {
+            // Made, and its maker died before it could mark it: empty. Anything else is not ours to remove.
+            removed += usize::from(std::fs::remove_dir(&path).is_ok());
+            continue;
+        }
         let abandoned = OpenOptions::new()
             .read(true)
             .write(true)
@@ -111,6 +116,20 @@ pub fn sweep(dir: &Path, prefix: &str) -> usize {
                 std::fs::remove_file(&path).is_ok()
             };
         removed += usize::from(gone);
+    }
+    removed
+}
+
+/// As [`sweep`], for the directory of snapshots, where everything is the gateway's: also what bears no mark, because a
+/// gateway was still writing to it when it was swept the last time.
+pub fn sweep_snapshots(dir: &Path) -> usize {
+    let mut removed = sweep(dir, "");
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = entry.file_name().to_str().is_some_and(|n| n.len() == 16);
+        if ours && !path.join(UNFINISHED).exists() {
+            removed += usize::from(std::fs::remove_dir_all(&path).is_ok());
+        }
     }
     removed
 }

@@ -6,8 +6,8 @@ use gateway_store::{HostDb, SnapshotId, StateDir, StoreOptions, TenantRow, resea
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::place::{
-    Unfinished, dirs_between, need_room, new_file, parent_of, private_dir, sweep, sync_dir,
-    sync_tree,
+    Unfinished, dirs_between, need_room, new_file, parent_of, private_dir, sweep, sweep_snapshots,
+    sync_dir, sync_tree,
 };
 use crate::{Archive, ArchiveKind, BackupError, Result};
 
@@ -254,13 +254,19 @@ pub fn restore_tenant(
             format!("it holds: {}", slugs.join(", ")),
         )
     })?;
+    if !state_dir.join("host.sqlite").exists() {
+        return Err(BackupError::new(
+            format!("{} is no state directory of a gateway", state_dir.display()),
+            "name it with --state-dir; a new one is made by the first `gateway serve`",
+        ));
+    }
     let state = StateDir::open(state_dir)?;
     let snapshots = SnapshotId::parent(state.path());
     match private_dir(&snapshots) {
         Err(e) if !snapshots.is_dir() => return Err(e),
         _ => {}
     }
-    sweep(&snapshots, "");
+    sweep_snapshots(&snapshots);
     let bytes = manifest.files.iter().map(|f| f.bytes).sum();
     need_room(&snapshots, bytes)?;
     let staged = Unfinished::make(&snapshots, "")?;

@@ -360,6 +360,13 @@ fn one_tenant_goes_into_another_gateway_under_another_name() {
             .any(|n| n.contains("host") || n.contains("gateway.json5") || n.contains("main")),
         "{names:?}"
     );
+    let nowhere = here.root.join("nowhere");
+    let of_acme = Archive::open(&here.root.join("t.tar.gz")).unwrap();
+    let which = TenantOf {
+        slug: "acme",
+        to: "acme",
+    };
+    assert!(restore_tenant(&of_acme, &nowhere, which, false, 5).is_err() && !nowhere.exists());
     let of_one = Archive::open(&here.root.join("t.tar.gz")).unwrap();
     assert!(restore(&of_one, &here.root.join("x"), false, "now").is_err());
 }

@@ -7,12 +7,14 @@
 use crate::limits::{BUSY_TIMEOUT_MS, SNAPSHOT_MAX_ATTEMPTS};
 use crate::migrate::{self, Schema};
 use crate::repo::blobs::BlobId;
-use crate::state_dir::{private_dir, private_file, random_name, sync_dir};
+use crate::state_dir::{private_file, random_name, sync_dir};
 use crate::tenant_db::DB_FILE;
 use crate::{Result, StateDir, StoreError, TenantRow};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -112,7 +114,7 @@ pub fn snapshot(state: &StateDir, id: &SnapshotId, of: SnapshotOf<'_>) -> Result
             vec![row.ok_or(StoreError::NotFound)?]
         }
     };
-    private_dir(&into.join("tenants"))?;
+    own_dir(&into.join("tenants"))?;
     let mut tenants = Vec::with_capacity(wanted.len());
     for row in &wanted {
         let from = state.tenant_dir(row);
@@ -136,7 +138,7 @@ pub fn snapshot(state: &StateDir, id: &SnapshotId, of: SnapshotOf<'_>) -> Result
 fn copy_tenant(from: &Path, to: &Path, row: &TenantRow) -> Result<TenantSnapshot> {
     let mut attempt = 1;
     loop {
-        private_dir(to)?;
+        own_dir(to)?;
         let copy = to.join(DB_FILE);
         let schema = copy_database(&from.join(DB_FILE), &copy, Schema::Tenant)?;
         let conn = open_copy(&copy)?;
@@ -183,9 +185,9 @@ fn link_blobs(conn: &Connection, from: &Path, to: &Path) -> Result<u64> {
             });
         };
         let (source, target) = (id.path(from), id.path(to));
-        private_dir(&to.join("blobs"))?;
+        own_dir(&to.join("blobs"))?;
         if let Some(parent) = target.parent() {
-            private_dir(parent)?;
+            own_dir(parent)?;
         }
         match std::fs::hard_link(&source, &target) {
             Ok(()) => {}
@@ -197,6 +199,15 @@ fn link_blobs(conn: &Connection, from: &Path, to: &Path) -> Result<u64> {
         count += 1;
     }
     Ok(count)
+}
+
+/// Makes a directory, but not the one above it: when who asked for the snapshot has gone and taken its place away, nothing is
+/// made anew there.
+fn own_dir(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(StoreError::io("create", path, &e)),
+        _ => Ok(()),
+    }
 }
 
 /// Copies one database as its readers see it now. Gives its schema.

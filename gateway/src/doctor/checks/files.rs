@@ -134,7 +134,7 @@ pub fn leftovers(place: &Place) -> Vec<Finding> {
         .with_fix(move || {
             Ok(format!(
                 "removed {} unfinished copies",
-                gateway_backup::sweep(&snapshots, "")
+                gateway_backup::sweep_snapshots(&snapshots)
             ))
         }),
     ]

@@ -1,6 +1,9 @@
 //! The databases. A running gateway has them open and watches over them itself; without one they are read whole.
 
-use gateway_store::{DatabaseKind, StateDir, StoreError, check_database};
+use std::fs::File;
+use std::path::Path;
+
+use gateway_store::{DatabaseKind, check_database};
 
 use crate::doctor::{Finding, Place};
 
@@ -11,22 +14,14 @@ pub fn databases(place: &Place) -> Vec<Finding> {
     if !host.exists() {
         return vec![Finding::ok(ID, "there are none yet")];
     }
-    let held = match StateDir::open(&place.state_dir) {
-        Ok(held) => held,
-        Err(StoreError::Locked(_)) => {
-            return vec![Finding::ok(
-                ID,
-                "in use by the running gateway, which checks them when it opens them (`gateway health`)",
-            )];
-        }
-        Err(e) => {
-            return vec![Finding::error(
-                ID,
-                e.to_string(),
-                "use a state directory on a local disk",
-            )];
-        }
-    };
+    // The lock of the gateway itself, so that none begins to write meanwhile; nothing is made and no mode is changed.
+    let lock = File::open(place.state_dir.join("state.lock")).ok();
+    if lock.as_ref().is_some_and(|lock| lock.try_lock().is_err()) {
+        return vec![Finding::ok(
+            ID,
+            "in use by the running gateway, which checks them when it opens them (`gateway health`)",
+        )];
+    }
     const MEND: &str =
         "keep the files as they are, and restore a backup (`gateway backup restore`)";
     let tenants = match check_database(&host, DatabaseKind::Host) {
@@ -36,7 +31,7 @@ pub fn databases(place: &Place) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut count = 1;
     for (slug, id, dir) in &tenants {
-        let dir = held.path().join("tenants").join(dir);
+        let dir = place.state_dir.join("tenants").join(dir);
         let file = dir.join("tenant.sqlite");
         if !file.exists() {
             continue;
@@ -61,5 +56,35 @@ pub fn databases(place: &Place) -> Vec<Finding> {
     if found.is_empty() {
         found.push(Finding::ok(ID, format!("{count} databases are whole")));
     }
+    found.push(orphans(&place.state_dir.join("tenants"), &tenants));
     found
+}
+
+/// `orphans`: directories below `tenants/` that the host does not refer to.
+fn orphans(dir: &Path, tenants: &[(String, String, String)]) -> Finding {
+    const ID: &str = "orphans";
+    let lost: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            entry.path().join("tenant.sqlite").exists()
+                && !tenants
+                    .iter()
+                    .any(|(.., dir)| name.to_str() == Some(dir.as_str()))
+        })
+        .map(|entry| entry.path().display().to_string())
+        .collect();
+    if lost.is_empty() {
+        return Finding::ok(ID, "every tenant's directory is referred to");
+    }
+    Finding::warning(
+        ID,
+        format!(
+            "no tenant has {}: the files from before a restored tenant, or of a restore that was cut off",
+            lost.join(", ")
+        ),
+        "remove them when all is well",
+    )
 }

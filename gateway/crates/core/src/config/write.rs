@@ -33,7 +33,7 @@ const NO_BASE: &str = "config base hash required; re-run config.get and retry";
 const OLD_BASE: &str = "config changed since last load; re-run config.get and retry";
 
 /// What a client may not write although it may write the rest: what names programs and code of this machine.
-const LOCAL_ONLY: &[&str] = &["plugins.dir"];
+const LOCAL_ONLY: &[&str] = &["plugins"];
 
 struct Composed {
     base: Snapshot,
