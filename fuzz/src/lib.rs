@@ -58,6 +58,10 @@ pub const TARGETS: &[Target] = &[
         name: "manifest",
         run: manifest,
     },
+    Target {
+        name: "archive",
+        run: archive,
+    },
 ];
 
 /// `gateway.json5`: nothing but a whole `Settings` or an error with places inside the file comes out, and no secret shows.
@@ -124,5 +128,37 @@ pub fn manifest(bytes: &[u8]) {
             );
         }
         Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// `manifest.json` of a backup: whatever an accepted one names stays below the directory that it is unpacked to, once, and
+/// within the limits; secrets are there only when it says so.
+pub fn archive(bytes: &[u8]) {
+    let manifest = match gateway_backup::Manifest::parse(bytes) {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            assert!(!error.why.is_empty() && !error.next.is_empty());
+            return;
+        }
+    };
+    let root = std::path::Path::new("/place");
+    let mut seen = std::collections::BTreeSet::new();
+    for file in &manifest.files {
+        let path = file.path.below(root);
+        let plain = path
+            .components()
+            .skip(1)
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
+        assert!(plain && path.starts_with(root) && path != root, "{path:?}");
+        assert!(seen.insert(path), "{} twice", file.path);
+        assert!(manifest.secrets || !file.path.is_secret());
+        assert_eq!(file.sha256.len(), 64);
+    }
+    for path in &seen {
+        assert!(!path.ancestors().skip(1).any(|above| seen.contains(above)));
+    }
+    assert!(manifest.total_bytes().is_ok());
+    for tenant in &manifest.tenants {
+        assert!(tenant.dir.len() == 16 && !tenant.dir.contains(['/', '.']));
     }
 }

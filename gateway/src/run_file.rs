@@ -63,7 +63,8 @@ impl RunFile {
     }
 }
 
-fn read(state_dir: &Path) -> Option<RunFile> {
+/// What the last gateway wrote, whether it still runs or not.
+pub fn read(state_dir: &Path) -> Option<RunFile> {
     serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
 }
 

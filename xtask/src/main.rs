@@ -2,6 +2,7 @@
 
 mod clients;
 mod coverage;
+mod deps;
 mod fuzz;
 mod guests;
 mod scan;
@@ -22,6 +23,7 @@ cargo xtask COMMAND
   guests              build the guests to target/guests/<id>/
   clients             only the clients of others, against the dev build
   fuzz [NAME …]       the fuzz targets (all, or these), each for GATEWAY_FUZZ_SECONDS (60)
+  deps                licenses, sources, double versions and banned crates of all lock files
   tools               only install what the tests need
   schema [--check]    write the generated pages of docs/, or say which are out of date
   bench [args]        the bench program, as release build
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "serve" => serve::main(rest),
         "test" => test::main(rest),
         "fuzz" => fuzz::main(rest),
+        "deps" => deps::main(),
         "tools" => test::tools_only(),
         "clients" => test::clients_only(),
         "guests" => guests::main(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::ui::{Count, Result, Steps};
-use crate::{clients, fuzz, guests, schema, serve, sh, tools};
+use crate::{clients, deps, fuzz, guests, schema, serve, sh, tools};
 
 /// What the tests are told by environment variables (absolute paths).
 struct Setting {
@@ -57,6 +57,7 @@ pub fn main(args: &[String]) -> Result<()> {
         )
         .map(|()| String::new())
     });
+    steps.check("dependencies", deps::check);
     let tools_found = ensure_tools(&mut steps, &mut setting);
 
     let guests_built = guests::build(&mut steps);

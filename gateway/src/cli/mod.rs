@@ -2,6 +2,7 @@
 
 mod apikey;
 mod audit;
+mod backup;
 mod boot;
 mod call;
 mod channels;
@@ -10,13 +11,16 @@ mod completion;
 mod config;
 mod cron;
 mod discover;
+mod doctor;
 mod health;
 mod migrate;
 mod outbox;
 pub mod output;
 mod pairing;
+mod plugin;
 mod secret;
 mod serve;
+mod service;
 mod status;
 mod system;
 mod target;
@@ -25,7 +29,7 @@ mod tls;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use gateway_config::{LoadRequest, Overrides, Settings, load};
 use gateway_protocol::CertPin;
@@ -53,6 +57,9 @@ pub struct Global {
     /// Tenant to work with.
     #[arg(long, global = true, value_name = "SLUG", default_value = "main")]
     tenant: String,
+    /// Whether --tenant was given.
+    #[arg(skip)]
+    tenant_given: bool,
     /// Address of the gateway (ws://127.0.0.1:PORT, wss://HOST:PORT); never used with a configured credential.
     #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
@@ -134,6 +141,17 @@ enum Command {
     /// Names for the gateway in ordinary DNS.
     #[command(subcommand)]
     Dns(discover::DnsCommand),
+    /// What is wrong with this gateway's place, and what mends it.
+    Doctor(doctor::Args),
+    /// The gateway as a service of systemd.
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Plugins of the directory, and their digests.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// Archives of the state directory: make, check, put back.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Take the settings of another gateway over.
     #[command(subcommand)]
     Migrate(migrate::Command),
@@ -144,6 +162,15 @@ enum Command {
 /// The command tree, for completion.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+/// Reads the command line, or ends the program with what is wrong with it.
+pub fn parse() -> Cli {
+    let matches = command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    cli.global.tenant_given =
+        matches.value_source("tenant") == Some(clap::parser::ValueSource::CommandLine);
+    cli
 }
 
 /// Does what the command line says.
@@ -169,6 +196,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Config(command) => config::run(global, command),
         Command::Discover(args) => block_on(discover::run(global, &args)),
         Command::Dns(command) => block_on(discover::dns(global, command)),
+        Command::Doctor(args) => doctor::run(global, &args),
+        Command::Service(command) => service::run(global, command),
+        Command::Plugin(command) => plugin::run(global, command),
+        Command::Backup(command) => backup::run(global, command),
         Command::Migrate(command) => migrate::run(global, command),
         Command::Completion(args) => completion::run(&args),
     };
@@ -288,6 +319,15 @@ mod tests {
             "gateway config schema",
             "gateway migrate openclaw --from F --dry-run --json",
             "gateway completion bash",
+            "gateway doctor --fix --json",
+            "gateway plugin list --wasm-dir D",
+            "gateway service print --system",
+            "gateway service install --no-start --unit-dir D",
+            "gateway service status",
+            "gateway backup create",
+            "gateway backup create F --with-secrets --tenant acme --json",
+            "gateway backup verify F",
+            "gateway backup restore F --force",
             "gateway cron list --all --tz Europe/Berlin",
             "gateway cron add --name n --cron @daily --tz UTC --message hi --announce telegram --to direct:1",
             "gateway cron add --name n --every 30m --system-event tick --wake next-heartbeat",

@@ -21,6 +21,7 @@ use super::Global;
 use super::output::{Exit, Failure, clean, print_text};
 use crate::logs::{self, LogControl, LogGuard};
 use crate::run_file::RunFile;
+use crate::systemd::{self, Notify, watchdog_period};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -112,6 +113,17 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    let listener = systemd::listener()?;
+    if let Some(address) = listener.as_ref().and_then(|l| l.local_addr().ok())
+        && settings.gateway.bind.is_loopback()
+        && !address.ip().is_loopback()
+    {
+        return Err(Failure::new(
+            Exit::Config,
+            format!("systemd hands over a listener on {address}, and gateway.bind is \"loopback\""),
+            "set gateway.bind to what the socket unit says, so that the rules for it count",
+        ));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -123,7 +135,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         file,
         refused,
     };
-    runtime.block_on(serve(settings, &place, logs.control()))
+    runtime.block_on(serve(settings, &place, listener, logs.control()))
 }
 
 struct Place {
@@ -193,8 +205,16 @@ fn flags(o: &Overrides) -> BTreeMap<String, String> {
     .collect()
 }
 
-async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<(), Failure> {
+async fn serve(
+    settings: Settings,
+    place: &Place,
+    listener: Option<std::net::TcpListener>,
+    logs: LogControl,
+) -> Result<(), Failure> {
     gateway_server::raise_descriptor_limit();
+    let env = |name: &str| std::env::var(name).ok();
+    let notify = Notify::from_env(env)?;
+    let mut signs_of_life = watchdog_period(env).map(tokio::time::interval);
     // Before the start, so that a stop during it is not lost.
     let mut stops = Stops::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -208,7 +228,8 @@ async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<()
         logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
         logs.set_levels(&new.logging);
     }));
-    let options = GatewayServerOptions::new(host);
+    let mut options = GatewayServerOptions::new(host);
+    options.listener = listener;
     let stop = options.shutdown.clone();
     let server = tokio::select! {
         started = start_gateway_server(options) => started.map_err(start_failure)?,
@@ -227,8 +248,16 @@ async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<()
     run.write(&place.state_dir)?;
     tracing::info!(address = %server.local_addr(), version = gateway::VERSION, "listening");
     announce(&server, place)?;
+    let mut ready = server.host().ready();
+    let mut told_ready = false;
     loop {
         tokio::select! {
+            () = is_ready(&mut ready), if !told_ready => {
+                told_ready = true;
+                notify.tell(&format!("READY=1\nSTATUS=listening on {}", server.local_addr()));
+            }
+            // From the task that also takes signals: when the runtime hangs, nothing is told.
+            () = due(&mut signs_of_life) => notify.tell("WATCHDOG=1"),
             () = stops.next() => break,
             () = server.stopped() => break,
             _ = hangup.recv() => {
@@ -244,6 +273,7 @@ async fn serve(settings: Settings, place: &Place, logs: LogControl) -> Result<()
             }
         }
     }
+    notify.tell("STOPPING=1");
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
     let orderly = tokio::select! {
@@ -280,6 +310,22 @@ async fn changed(certificate: &mut Certificate) {
         return;
     }
     std::future::pending().await
+}
+
+async fn is_ready(ready: &mut watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The next sign of life; never, where nobody watches.
+async fn due(period: &mut Option<tokio::time::Interval>) {
+    match period {
+        Some(period) => {
+            period.tick().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -1,14 +1,18 @@
 //! Integration suites against the real binary, as one program.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backup;
 mod discovery;
+mod doctor;
 mod fuzz;
 mod observe;
 mod page;
 mod pressure;
 mod reload;
 mod schedule;
+mod service;
 mod storm;
+mod supply;
 mod telegram;
 mod tenants;
 mod tidy;

@@ -41,7 +41,7 @@ pub use hooks::{HookMapping, HooksSettings};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
     CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,
-    client_view, load, load_text,
+    client_view, load, load_text, valid_slug,
 };
 pub use openclaw::{Import, Imported, Outcome, count as import_counts, import_openclaw};
 pub use options::Options;

@@ -179,6 +179,8 @@ pub struct ClientView {
     pub remote: Option<RemoteSettings>,
     /// TLS of the listener.
     pub tls: TlsSettings,
+    /// Files that the configuration includes, below its folder.
+    pub included: Vec<String>,
 }
 
 /// What a client wants to know.
@@ -201,6 +203,7 @@ impl ClientView {
             // A gateway runs with these settings here, so none is asked for elsewhere.
             remote: None,
             tls: settings.gateway.tls.clone(),
+            included: settings.written.included(),
         })
     }
 }
@@ -298,6 +301,11 @@ pub fn client_view(
         config_path: path,
         remote,
         tls,
+        included: source
+            .iter()
+            .flat_map(source::Source::included)
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect(),
     })
 }
 
@@ -466,6 +474,19 @@ impl Resolver<'_> {
         if o.plugins.dir.as_deref() == Some("") {
             self.bad("plugins.dir", "must not be empty", "leave the key out");
         }
+        let mut plugin_pins = BTreeMap::new();
+        for (id, pin) in &o.plugins.pins {
+            match CertPin::parse(pin) {
+                Some(pin) => {
+                    plugin_pins.insert(id.clone(), pin.to_string());
+                }
+                None => self.bad(
+                    &join_key("plugins.pins", id),
+                    "not a SHA-256 digest (64 hex digits)",
+                    "copy what `gateway plugin list` prints",
+                ),
+            }
+        }
         Settings {
             state_dir: self.request.state_dir.clone(),
             config_path,
@@ -475,6 +496,8 @@ impl Resolver<'_> {
             plugins_dir,
             logging: self.logging(&o.logging, flags),
             otlp: self.otlp(&o.telemetry.otlp),
+            plugin_pins,
+            plugins_pinned_only: o.plugins.pinned_only.unwrap_or(false),
             discovery: self.discovery(o),
             hash,
             warnings: Vec::new(),
@@ -1252,7 +1275,8 @@ pub(crate) fn secret_path(state_dir: &Path, slug: &str, name: &str) -> PathBuf {
 }
 
 /// `[a-z0-9]` then up to 62 of `[a-z0-9-]`.
-pub(crate) fn valid_slug(slug: &str) -> bool {
+/// Whether a text can be the name of a tenant.
+pub fn valid_slug(slug: &str) -> bool {
     slug.len() <= 63
         && slug.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
         && slug

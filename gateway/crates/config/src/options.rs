@@ -409,6 +409,10 @@ pub struct BootScriptOptions {
 pub struct PluginsOptions {
     /// Directory of plugin folders; relative to the state directory.
     pub dir: Option<String>,
+    /// Id of a plugin → SHA-256 over its manifest and its component together, as `gateway plugin list` prints it (64 hex digits, `sha256:` before them or not). A plugin that is another one is not loaded.
+    pub pins: BTreeMap<String, String>,
+    /// Load only plugins that have a pin (default false).
+    pub pinned_only: Option<bool>,
 }
 
 /// Logging.

@@ -102,11 +102,18 @@ pub fn redacted_json(settings: &Settings) -> Value {
         .collect();
     if let Some(map) = shown.as_object_mut() {
         map.insert("tenants".to_owned(), Value::Object(tenants));
+        let mut plugins = Map::new();
         if let Some(dir) = &settings.plugins_dir {
-            map.insert(
-                "plugins".to_owned(),
-                json!({ "dir": dir.to_string_lossy() }),
-            );
+            plugins.insert("dir".to_owned(), json!(dir.to_string_lossy()));
+        }
+        if !settings.plugin_pins.is_empty() {
+            plugins.insert("pins".to_owned(), json!(settings.plugin_pins));
+        }
+        if settings.plugins_pinned_only {
+            plugins.insert("pinnedOnly".to_owned(), json!(true));
+        }
+        if !plugins.is_empty() {
+            map.insert("plugins".to_owned(), Value::Object(plugins));
         }
     }
     hide(&mut shown, &all_secrets(settings));

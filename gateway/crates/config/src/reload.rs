@@ -253,6 +253,8 @@ impl Settings {
         self.discovery.clone_from(&running.discovery);
         self.plugins_dir.clone_from(&running.plugins_dir);
         self.otlp.clone_from(&running.otlp);
+        self.plugin_pins.clone_from(&running.plugin_pins);
+        self.plugins_pinned_only = running.plugins_pinned_only;
         self.logging.format = running.logging.format;
         self.logging.file.clone_from(&running.logging.file);
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);

@@ -29,6 +29,10 @@ pub struct Settings {
     pub tenants: BTreeMap<String, TenantSettings>,
     /// Directory of plugin folders (`--wasm-dir` or `plugins.dir`), if any.
     pub plugins_dir: Option<PathBuf>,
+    /// Plugin id → lower-case hex SHA-256 that it must have.
+    pub plugin_pins: BTreeMap<String, String>,
+    /// Whether a plugin without a pin is refused.
+    pub plugins_pinned_only: bool,
     /// Log level and format.
     pub logging: LoggingSettings,
     /// Where traces go; `None`: nowhere.

@@ -15,8 +15,8 @@ use gateway_protocol::frame::Close;
 use gateway_protocol::ids::ConnId;
 use gateway_protocol::scope::ScopeSet;
 use gateway_store::{
-    CredentialHash, HostDb, StateDir, StoreError, StoreExec, StoreOptions, SyncMode, TenantDb,
-    TenantId,
+    CredentialHash, HostDb, Snapshot, SnapshotId, SnapshotOf, StateDir, StoreError, StoreExec,
+    StoreOptions, SyncMode, TenantDb, TenantId,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -213,6 +213,8 @@ pub struct Host {
     pub(crate) keeping: parking_lot::Mutex<()>,
     /// The revision in force.
     pub(crate) changes: watch::Sender<u64>,
+    /// Held while the stores are copied: one copy at a time.
+    snapshotting: parking_lot::Mutex<()>,
     /// Tenants that were taken out and still end their work, by slug.
     leaving: parking_lot::Mutex<BTreeMap<String, watch::Receiver<bool>>>,
     shared: Arc<Shared>,
@@ -270,6 +272,10 @@ impl Host {
                 .plugin_dir
                 .or_else(|| options.settings.plugins_dir.clone()),
             options.plugin_cache,
+            gateway_wasm::Pins {
+                digests: options.settings.plugin_pins.clone(),
+                only: options.settings.plugins_pinned_only,
+            },
             &host_db,
         )
         .await?;
@@ -344,6 +350,7 @@ impl Host {
             reloading: tokio::sync::Mutex::new(()),
             keeping: parking_lot::Mutex::new(()),
             changes: watch::Sender::new(1),
+            snapshotting: parking_lot::Mutex::default(),
             leaving: parking_lot::Mutex::default(),
             shared,
             auth,
@@ -806,6 +813,21 @@ impl Host {
         self.directory.load().tenants.get(slug).cloned()
     }
 
+    /// Copies stores into a directory that somebody made for that; see [`gateway_store::snapshot()`]. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] without the directory, [`StoreError::Busy`] while another copy is made.
+    pub(crate) fn snapshot(
+        &self,
+        id: &SnapshotId,
+        of: SnapshotOf<'_>,
+    ) -> Result<Snapshot, StoreError> {
+        let Some(_one) = self.snapshotting.try_lock() else {
+            return Err(StoreError::Busy("another snapshot is being made"));
+        };
+        gateway_store::snapshot(&self.state_dir, id, of)
+    }
+
     /// The tenant whose requests carry neither a host name nor a path of a tenant.
     #[must_use]
     pub fn main_tenant(&self) -> Option<Arc<Tenant>> {
@@ -957,6 +979,7 @@ async fn load_guests(
     wanted: bool,
     dir: Option<PathBuf>,
     cache: Option<PathBuf>,
+    pins: gateway_wasm::Pins,
     host_db: &HostDb,
 ) -> Result<Guests, StartError> {
     let mut guests = Guests {
@@ -970,6 +993,7 @@ async fn load_guests(
     let options = gateway_wasm::WasmOptions {
         cache_dir: cache,
         cache_key: host_db.derive_key("compiled guests"),
+        pins,
         ..gateway_wasm::WasmOptions::new()
     };
     let host =

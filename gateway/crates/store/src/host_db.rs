@@ -176,6 +176,25 @@ impl HostDb {
         Ok(row)
     }
 
+    /// Puts a directory with a tenant's files in place of the one that the tenant has: the files of `staged` are the
+    /// tenant's from the moment of one commit, and before it nothing changed. The database in `staged` must be sealed for
+    /// this tenant. Gives the directory that was the tenant's until then, which stays as it is.
+    pub fn place_tenant(&self, tenant: &TenantRow, staged: &Path) -> Result<std::path::PathBuf> {
+        let dir = random_name()?;
+        let to = self.tenants_dir.join(&dir);
+        std::fs::rename(staged, &to).map_err(|e| StoreError::io("rename", staged, &e))?;
+        sync_dir(&self.tenants_dir)?;
+        let placed = self.conn.lock().execute(
+            "UPDATE tenants SET dir = ?1 WHERE id = ?2 AND dir = ?3",
+            params![dir, tenant.id.0, tenant.dir],
+        )?;
+        if placed == 1 {
+            Ok(self.tenants_dir.join(&tenant.dir))
+        } else {
+            Err(StoreError::NotFound)
+        }
+    }
+
     /// All tenants, by slug.
     pub fn tenants(&self) -> Result<Vec<TenantRow>> {
         let conn = self.conn.lock();
@@ -280,7 +299,7 @@ impl HostDb {
     }
 }
 
-fn tenant_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<TenantRow> {
+pub(crate) fn tenant_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<TenantRow> {
     Ok(TenantRow {
         id: TenantId(r.get(0)?),
         slug: r.get(1)?,

@@ -17,6 +17,7 @@ mod model;
 mod readings;
 mod repo;
 mod scripted;
+mod snapshot;
 mod state_dir;
 mod stats;
 mod tenant_db;
@@ -30,6 +31,10 @@ pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
 pub use scripted::{CommitScript, Unanswered, WaitingWrites};
+pub use snapshot::{
+    CheckedDatabase, DatabaseKind, Snapshot, SnapshotId, SnapshotOf, TenantSnapshot,
+    check_database, reseal, snapshot,
+};
 pub use state_dir::StateDir;
 pub use stats::CommitStats;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};

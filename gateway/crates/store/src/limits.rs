@@ -90,3 +90,5 @@ pub const MAX_RESPONSES_KEPT: i64 = 100_000;
 pub const MAX_PRUNED_RESPONSES: i64 = 10;
 /// Bytes of what is kept about the request of one response (JSON).
 pub const MAX_RESPONSE_REQUEST_BYTES: usize = 2 * 1024 * 1024;
+/// Attempts to copy a tenant of which a blob is removed meanwhile.
+pub const SNAPSHOT_MAX_ATTEMPTS: u32 = 3;

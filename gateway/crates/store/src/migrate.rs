@@ -3,6 +3,7 @@
 use crate::{Result, StoreError};
 use rusqlite::Connection;
 use rusqlite_migration::{M, Migrations};
+use std::collections::BTreeMap;
 
 /// Set by the first migration: `application_id` of a tenant file ("gwtn") and of the host file ("gwho").
 pub(crate) const TENANT_APPLICATION_ID: i64 = 0x6777_746e;
@@ -82,6 +83,37 @@ pub(crate) fn migrate(conn: &mut Connection, schema: Schema) -> Result<()> {
             other => StoreError::Sql(format!("{what} migration: {other}")),
         })?;
     Ok(())
+}
+
+/// The statements of the tables, indexes and the rest of a new database of schema `version`, by kind and name. Empty for a
+/// version that this build does not know.
+pub(crate) fn statements(
+    schema: Schema,
+    version: i64,
+) -> Result<BTreeMap<(String, String), String>> {
+    let (set, _, what) = schema.set();
+    let Ok(version) = usize::try_from(version) else {
+        return Ok(BTreeMap::new());
+    };
+    if version == 0 || version > set.len() {
+        return Ok(BTreeMap::new());
+    }
+    let mut conn = Connection::open_in_memory()?;
+    Migrations::from_slice(set)
+        .to_version(&mut conn, version)
+        .map_err(|e| StoreError::Sql(format!("{what} migration: {e}")))?;
+    statements_of(&conn)
+}
+
+/// The same of an open database.
+pub(crate) fn statements_of(conn: &Connection) -> Result<BTreeMap<(String, String), String>> {
+    let mut stmt = conn.prepare(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )?;
+    let rows = stmt
+        .query_map([], |r| Ok(((r.get(0)?, r.get(1)?), r.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Name of the database file in the tenant's directory.
-const DB_FILE: &str = "tenant.sqlite";
+pub(crate) const DB_FILE: &str = "tenant.sqlite";
 
 /// Where the closures run.
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ use crate::lanes::Lanes;
 use crate::limits::{self, LimitExceeded};
 use crate::manifest::{Class, Manifest, ManifestError, World};
 use crate::memory::Instances;
+use crate::package::{Package, Pins};
 use crate::state::{GuestState, Io, LogBudget, StateSpec, linker};
 use crate::types::Descriptor;
 use crate::world::boot_v0_1::BootScriptPre;
@@ -34,6 +35,8 @@ pub struct WasmOptions {
     pub slow_threads: usize,
     /// Instances that may be alive in the pool.
     pub pool_instances: u32,
+    /// What plugins must be.
+    pub pins: Pins,
 }
 
 impl WasmOptions {
@@ -46,6 +49,7 @@ impl WasmOptions {
             fast_threads: 2,
             slow_threads: 1,
             pool_instances: limits::DEFAULT_POOL_INSTANCES,
+            pins: Pins::default(),
         }
     }
 }
@@ -67,6 +71,7 @@ pub struct PluginHost {
     large: Engine,
     pub(crate) lanes: Lanes,
     cache: Option<Cache>,
+    pins: Pins,
     places_small: Arc<Semaphore>,
     places_large: Arc<Semaphore>,
     places: usize,
@@ -194,6 +199,21 @@ pub enum LoadErrorKind {
         /// Of the manifest.
         expected: String,
     },
+    /// Manifest and component together have another digest than the operator pinned.
+    #[error(
+        "manifest and component have sha256 {found}, plugins.pins says {expected}: this is not the plugin that was pinned. If the new one is wanted: gateway config set plugins.pins.<id> {found}"
+    )]
+    Pinned {
+        /// Of the files.
+        found: String,
+        /// Of the configuration.
+        expected: String,
+    },
+    /// Only pinned plugins are wanted.
+    #[error(
+        "no pin, and plugins.pinnedOnly is set. If it is wanted: gateway config set plugins.pins.<id> {0}"
+    )]
+    NotPinned(String),
     /// The guest imports what the manifest does not name.
     #[error("imports without a capability: {}; name them in `capabilities` or build the guest without them", .0.join(", "))]
     Imports(Vec<String>),
@@ -241,6 +261,7 @@ impl PluginHost {
             large,
             lanes,
             cache,
+            pins: options.pins,
             places_small: Arc::new(Semaphore::new(options.pool_instances.max(1) as usize)),
             places_large: Arc::new(Semaphore::new(limits::MAX_LARGE_INSTANCES)),
             places: options.pool_instances.max(1) as usize + limits::MAX_LARGE_INSTANCES,
@@ -368,15 +389,9 @@ impl PluginHost {
     }
 
     fn read(&self, dir: &Path) -> Result<Plugin, LoadErrorKind> {
-        let path = dir.join(MANIFEST);
-        let text = String::from_utf8(read_file(&path, limits::MAX_MANIFEST_BYTES)?)
-            .map_err(|_| LoadErrorKind::Invalid("plugin.toml is not UTF-8".to_owned()))?;
-        let manifest = Manifest::parse(&text)?;
-        if dir.file_name().and_then(|n| n.to_str()) != Some(manifest.id.as_str()) {
-            return Err(LoadErrorKind::Name(manifest.id));
-        }
-        let wasm = read_file(&dir.join(&manifest.file), limits::MAX_COMPONENT_BYTES)?;
-        self.link(dir, manifest, &wasm)
+        let package = Package::read(dir)?;
+        self.pins.check(&package)?;
+        self.link(dir, package.manifest, &package.wasm)
     }
 
     fn link(&self, dir: &Path, manifest: Manifest, wasm: &[u8]) -> Result<Plugin, LoadErrorKind> {
@@ -492,9 +507,9 @@ fn as_component<'a>(manifest: &Manifest, wasm: &'a [u8]) -> Result<Cow<'a, [u8]>
         })
 }
 
-const MANIFEST: &str = "plugin.toml";
+pub(crate) const MANIFEST: &str = "plugin.toml";
 
-fn io_error(path: &Path, e: &std::io::Error) -> LoadErrorKind {
+pub(crate) fn io_error(path: &Path, e: &std::io::Error) -> LoadErrorKind {
     LoadErrorKind::Io {
         path: path.display().to_string(),
         error: e.to_string(),
@@ -502,7 +517,7 @@ fn io_error(path: &Path, e: &std::io::Error) -> LoadErrorKind {
 }
 
 /// Directories with a manifest, sorted.
-fn plugin_dirs(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn plugin_dirs(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -524,7 +539,7 @@ fn plugin_dirs(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(dirs)
 }
 
-fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, LoadErrorKind> {
+pub(crate) fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, LoadErrorKind> {
     use std::io::Read;
     let file = std::fs::File::open(path).map_err(|e| io_error(path, &e))?;
     let mut bytes = Vec::new();

@@ -11,7 +11,7 @@ use common::{CAPABILITIES, HOSTILE, TestHost, account, command, guest, manifest,
 use futures_util::future::BoxFuture;
 use gateway_wasm::{
     BootContext, BootHost, BootReason, CommitReport, Effects, GatewayCallError, HostError, Level,
-    LoadErrorKind, PluginHost, WasmOptions, run_boot,
+    LoadErrorKind, Package, Pins, PluginHost, WasmOptions, run_boot,
 };
 use parking_lot::Mutex;
 
@@ -123,6 +123,97 @@ async fn a_directory_is_loaded_and_one_bad_plugin_does_not_stop_the_others() {
         host.load_dir(Path::new("/nowhere")).await[..],
         [Err(_)]
     ));
+}
+
+/// A pin is over manifest and component together: a wider permission, another component, both are refused, and so is a
+/// plugin without a pin where only pinned ones are wanted. The pin of the manifest is over the component.
+///
+/// Covers: S2, S3.
+#[tokio::test]
+async fn what_is_pinned_is_what_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = guest(HOSTILE, "channel");
+    let text = manifest("pinned", CAPABILITIES, "");
+    write(dir.path(), "pinned", &text, &wasm);
+    write(
+        dir.path(),
+        "loose",
+        &manifest("loose", CAPABILITIES, ""),
+        &wasm,
+    );
+    let place = dir.path().join("pinned");
+    let digest = Package::read(&place).unwrap().digest;
+    let host = |only: bool| {
+        PluginHost::new(WasmOptions {
+            pool_instances: 4,
+            pins: Pins {
+                digests: [("pinned".to_owned(), digest.clone())].into(),
+                only,
+            },
+            ..WasmOptions::new()
+        })
+        .unwrap()
+    };
+    let free = host(false);
+    assert_eq!(
+        free.load_dir(dir.path())
+            .await
+            .iter()
+            .filter(|r| r.is_ok())
+            .count(),
+        2
+    );
+    let strict = host(true);
+    strict.load(&place).await.unwrap();
+    let refused = strict.load(&dir.path().join("loose")).await.unwrap_err();
+    assert!(
+        matches!(refused.kind, LoadErrorKind::NotPinned(_)),
+        "{refused}"
+    );
+    // The manifest alone changes: one comment, or one permission.
+    let wider = manifest(
+        "pinned",
+        CAPABILITIES,
+        "[[net.http]]\nhost = \"example.org\"",
+    );
+    for (text, wasm) in [
+        (format!("{text}\n# changed\n"), wasm.clone()),
+        (wider, wasm.clone()),
+        (
+            text.clone(),
+            guest(&format!("{HOSTILE} "), "channel")
+                .into_iter()
+                .chain([0, 1, 0])
+                .collect(),
+        ),
+    ] {
+        write(dir.path(), "pinned", &text, &wasm);
+        let refused = free.load(&place).await.unwrap_err();
+        assert!(
+            matches!(&refused.kind, LoadErrorKind::Pinned { expected, .. } if *expected == digest),
+            "{refused}"
+        );
+        assert!(
+            refused
+                .to_string()
+                .contains("gateway config set plugins.pins"),
+            "{refused}"
+        );
+    }
+    write(dir.path(), "pinned", &text, &wasm);
+    free.load(&place).await.unwrap();
+    // Bytes do not move from one part to the other without another digest.
+    let component = manifest("pinned", CAPABILITIES, "").replace(
+        "\"pinned.wasm\"",
+        &format!("\"pinned.wasm\", sha256 = \"{}\"", "0".repeat(64)),
+    );
+    write(dir.path(), "pinned", &component, &wasm);
+    let unpinned = plugin_host(4);
+    let refused = unpinned.load(&place).await.unwrap_err();
+    assert!(
+        matches!(refused.kind, LoadErrorKind::Digest { .. }),
+        "{refused}"
+    );
 }
 
 /// A module with the channel's exports and no import.

@@ -3,6 +3,7 @@
 pub mod agents;
 mod apikeys;
 mod audit;
+mod backup;
 mod channels;
 mod chat;
 pub mod config;
@@ -38,6 +39,7 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on_sync::<m::rpc::RpcDiscover>(system::discover)
         .on_sync::<m::rpc::RpcSubscribe>(system::subscribe)
         .on_sync::<m::rpc::RpcUnsubscribe>(system::unsubscribe)
+        .on::<m::backup::BackupSnapshot>(backup::snapshot)
         .on_sync::<m::config::ConfigGet>(config::get)
         .on::<m::cron::CronList>(cron::list)
         .on::<m::cron::CronStatus>(cron::status)

@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod apikeys;
 pub mod audit;
+pub mod backup;
 pub mod channels;
 pub mod chat;
 pub mod config;
@@ -21,6 +22,7 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     agents::SPECS,
     apikeys::SPECS,
     audit::SPECS,
+    backup::SPECS,
     channels::SPECS,
     chat::SPECS,
     config::SPECS,

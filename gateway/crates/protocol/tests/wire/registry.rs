@@ -6,8 +6,8 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, apikeys, audit, channels, chat, config, connect, cron, heartbeat, logs, rpc, sessions,
-    system, tools,
+    agents, apikeys, audit, backup, channels, chat, config, connect, cron, heartbeat, logs, rpc,
+    sessions, system, tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -36,6 +36,7 @@ macro_rules! for_all_methods {
         each!(apikeys::ApiKeysCreate);
         each!(apikeys::ApiKeysList);
         each!(apikeys::ApiKeysRevoke);
+        each!(backup::BackupSnapshot);
         each!(channels::ChannelsPairingApprove);
         each!(channels::ChannelsPairingList);
         each!(channels::ChannelsStart);
@@ -129,9 +130,8 @@ fn scopes_are_those_of_the_protocol() {
             "health" | "rpc.discover" | "rpc.subscribe" | "rpc.unsubscribe" => Access::Any,
             "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset"
             | "config.set" | "config.patch" | "config.apply" | "cron.add" | "cron.update"
-            | "cron.remove" | "cron.run" | "set-heartbeats" | "system-event" => {
-                Access::Operator(Scope::Admin)
-            }
+            | "cron.remove" | "cron.run" | "backup.snapshot" | "set-heartbeats"
+            | "system-event" => Access::Operator(Scope::Admin),
             "chat.send" | "chat.abort" | "agent" | "agent.wait" | "send" | "wake"
             | "sessions.create" | "sessions.delete" => Access::Operator(Scope::Write),
             "channels.pairing.list" | "channels.pairing.approve" => {

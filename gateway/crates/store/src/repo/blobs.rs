@@ -39,7 +39,7 @@ impl BlobId {
         &self.0
     }
 
-    fn path(&self, tenant_dir: &Path) -> PathBuf {
+    pub(crate) fn path(&self, tenant_dir: &Path) -> PathBuf {
         tenant_dir
             .join("blobs")
             .join(&self.0[..2])

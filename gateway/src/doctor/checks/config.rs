@@ -1,0 +1,187 @@
+//! The configuration, and what it names: secrets, certificate, plugins.
+
+use std::path::Path;
+
+use gateway_config::TlsSource;
+use gateway_server::tls::{CertificatePair, PairFiles};
+use gateway_wasm::{Pins, packages};
+
+use crate::doctor::{Finding, Place};
+
+/// Days before its end from which a certificate is a matter.
+const CERTIFICATE_WARNING_DAYS: i64 = 14;
+const DAY_MS: i64 = 86_400_000;
+
+/// `config`: the file can be read, has only known keys, and everything that it refers to is there.
+pub fn file(place: &Place) -> Vec<Finding> {
+    const ID: &str = "config";
+    match &place.settings {
+        Err(error) => vec![Finding::error(
+            ID,
+            error.to_string(),
+            format!(
+                "{}; `gateway config history` and `gateway config rollback` bring an earlier one back",
+                error.next
+            ),
+        )],
+        Ok(settings) if settings.warnings.is_empty() => vec![Finding::ok(
+            ID,
+            format!("{} is sound", settings.config_path.display()),
+        )],
+        Ok(settings) => settings
+            .warnings
+            .iter()
+            .map(|w| Finding::warning(ID, w.clone(), "see docs/configuration.md"))
+            .collect(),
+    }
+}
+
+/// `secrets`: each stored secret can be read and is not empty. Those that the configuration refers to are part of `config`.
+pub fn secrets(place: &Place) -> Vec<Finding> {
+    const ID: &str = "secrets";
+    let mut found = Vec::new();
+    let mut count = 0;
+    let dirs = std::fs::read_dir(place.state_dir.join("secrets"));
+    for dir in dirs.into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(dir.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            count += 1;
+            let shown = path.display();
+            match std::fs::read(&path) {
+                Ok(bytes) if bytes.is_empty() => found.push(Finding::error(
+                    ID,
+                    format!("{shown} is empty"),
+                    format!("gateway secret set {}", entry.file_name().to_string_lossy()),
+                )),
+                Ok(_) => {}
+                Err(e) => found.push(Finding::error(
+                    ID,
+                    format!("{shown} cannot be read: {e}"),
+                    "give it to the user that the gateway runs as (chown, chmod 600)",
+                )),
+            }
+        }
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(ID, format!("{count} can be read")));
+    }
+    found
+}
+
+/// `certificate`: both files of the listener's pair, fitting each other, in their time, and for some days yet.
+pub fn certificate(place: &Place) -> Vec<Finding> {
+    const ID: &str = "certificate";
+    let Ok(settings) = &place.settings else {
+        return Vec::new();
+    };
+    let tls = &settings.gateway.tls;
+    let files = PairFiles::of(&tls.source, &place.state_dir);
+    let own = matches!(tls.source, TlsSource::Own { .. });
+    if !(tls.enabled || own && files.cert.exists()) {
+        return vec![Finding::ok(ID, "no TLS is wanted")];
+    }
+    if own && !files.cert.exists() && !files.key.exists() {
+        return vec![Finding::ok(ID, "it is made at the next start")];
+    }
+    let next = if own {
+        "gateway tls rotate --now makes a new one (clients must pin it)"
+    } else {
+        "put the renewed pair in place of the old one: a running gateway takes it up"
+    };
+    match CertificatePair::load(&files, place.now_ms) {
+        Err(e) => vec![Finding::error(ID, e.to_string(), e.next)],
+        Ok(pair) => {
+            let days = (pair.info.not_after_ms - place.now_ms) / DAY_MS;
+            let said = format!("{} is valid for {days} days", files.cert.display());
+            vec![if days < CERTIFICATE_WARNING_DAYS {
+                Finding::warning(ID, said, next)
+            } else {
+                Finding::ok(ID, said)
+            }]
+        }
+    }
+}
+
+/// `plugins`: their directory is there, each can be read, fits its pin, and every configured channel has one.
+pub fn plugins(place: &Place) -> Vec<Finding> {
+    const ID: &str = "plugins";
+    let Ok(settings) = &place.settings else {
+        return Vec::new();
+    };
+    let Some(dir) = &settings.plugins_dir else {
+        return vec![Finding::ok(
+            ID,
+            "no directory of plugins is configured (plugins.dir, --wasm-dir)",
+        )];
+    };
+    if !dir.is_dir() {
+        return vec![Finding::error(
+            ID,
+            format!("the plugin directory {} is not there", dir.display()),
+            "set plugins.dir, or build the plugins (`cargo xtask guests`)",
+        )];
+    }
+    let pins = Pins {
+        digests: settings.plugin_pins.clone(),
+        only: settings.plugins_pinned_only,
+    };
+    let (mut found, ids) = judge_packages(dir, &pins);
+    for kind in settings
+        .tenants
+        .values()
+        .flat_map(|t| &t.channels)
+        .map(|c| c.kind.as_str())
+        .collect::<std::collections::BTreeSet<_>>()
+    {
+        if !ids.iter().any(|id| id == kind) {
+            found.push(Finding::error(
+                ID,
+                format!(
+                    "channels.{kind} is configured, and no plugin {kind} is in {}",
+                    dir.display()
+                ),
+                "put the plugin there, or take the channel out of gateway.json5",
+            ));
+        }
+    }
+    for id in pins.digests.keys().filter(|id| !ids.contains(id)) {
+        found.push(Finding::warning(
+            ID,
+            format!("plugins.pins names {id}, which is not in {}", dir.display()),
+            "put the plugin there, or take the pin out",
+        ));
+    }
+    if found.is_empty() {
+        found.push(Finding::ok(ID, ids.join(", ")));
+    }
+    found
+}
+
+fn judge_packages(dir: &Path, pins: &Pins) -> (Vec<Finding>, Vec<String>) {
+    let mut found = Vec::new();
+    let mut ids = Vec::new();
+    for (path, package) in packages(dir) {
+        match package {
+            Err(e) => found.push(Finding::error(
+                "plugins",
+                e.to_string(),
+                "replace the folder by a whole one",
+            )),
+            Ok(package) => {
+                if let Err(why) = pins.check(&package) {
+                    found.push(Finding::error(
+                        "plugins",
+                        format!("{}: {why}", path.display()),
+                        "compare with `gateway plugin list`; put the pinned plugin back if this one is not yours",
+                    ));
+                }
+                ids.push(package.manifest.id);
+            }
+        }
+    }
+    (found, ids)
+}
