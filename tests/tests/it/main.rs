@@ -6,6 +6,8 @@ mod fuzz;
 mod page;
 mod reload;
 mod schedule;
+mod start;
+mod stop;
 mod telegram;
 mod tenants;
 mod tidy;

@@ -16,8 +16,10 @@ mod migrate;
 mod model;
 mod repo;
 mod scripted;
+mod starts;
 mod state_dir;
 mod tenant_db;
+mod workspace;
 mod writer;
 
 pub use error::StoreError;
@@ -26,8 +28,10 @@ pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
 pub use scripted::{CommitScript, Unanswered, WaitingWrites};
+pub use starts::{KeptOff, StartHistory, StartStage};
 pub use state_dir::StateDir;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
+pub use workspace::{WorkspaceFile, Workspaces};
 pub use writer::{Pending, WriterPool};
 
 /// Result of this crate.

@@ -14,8 +14,12 @@ const MIN_SQLITE: i32 = 3_051_003;
 const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_tenant.sql")),
     M::up(include_str!("../migrations/0002_cron.sql")),
+    M::up(include_str!("../migrations/0003_tenant.sql")),
 ];
-const HOST: &[M<'static>] = &[M::up(include_str!("../migrations/0001_host.sql"))];
+const HOST: &[M<'static>] = &[
+    M::up(include_str!("../migrations/0001_host.sql")),
+    M::up(include_str!("../migrations/0003_host.sql")),
+];
 
 /// Which set of migrations a file takes.
 #[derive(Clone, Copy)]

@@ -15,8 +15,8 @@ mod run;
 mod tail;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use gateway_protocol::content::Usage;
 use gateway_store::{RunRow, RunState};

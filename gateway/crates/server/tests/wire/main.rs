@@ -6,6 +6,7 @@ mod hooks;
 mod names;
 mod openai;
 mod sockets;
+mod start;
 mod strict;
 mod support;
 mod surfaces;
