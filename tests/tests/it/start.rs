@@ -271,7 +271,19 @@ fn database(state: &Path, slug: &str) -> PathBuf {
 /// A `gateway serve` that is killed when it opens the file; under strace, and as users start it.
 struct Doomed {
     strace: std::process::Child,
+    pid: u64,
     port: u16,
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        if let Ok(None) = self.strace.try_wait() {
+            let _ = Command::new("kill")
+                .args(["-KILL", &self.pid.to_string()])
+                .status();
+            let _ = self.strace.wait();
+        }
+    }
 }
 
 impl Doomed {
@@ -307,7 +319,8 @@ impl Doomed {
             if let Some(port) = seen["port"].as_u64().and_then(|p| u16::try_from(p).ok())
                 && get(port, "/readyz").starts_with("HTTP/1.1 200")
             {
-                return Ok(Self { strace, port });
+                let pid = seen["pid"].as_u64().unwrap();
+                return Ok(Self { strace, pid, port });
             }
             assert!(
                 started.elapsed() < PATIENCE,
@@ -497,7 +510,8 @@ fn schema(file: &Path, newer: &str) -> (i64, bool) {
     let version = db
         .pragma_query_value(None, "user_version", |r| r.get(0))
         .unwrap();
-    (version, db.prepare(newer).is_ok())
+    let whole = db.prepare(newer).is_ok();
+    (version, whole)
 }
 
 /// Covers: F9.

@@ -366,3 +366,89 @@ async fn admit(host: &Arc<Host>, tenant: &Arc<Tenant>) {
     }
     tenant.log("info", "started after safe mode");
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use gateway_store::{StateDir, StoreOptions};
+
+    use super::*;
+
+    const RETRY_MS: u64 = 300_000;
+
+    /// The next process on this directory.
+    fn process(
+        dir: &std::path::Path,
+        at: i64,
+        choice: SafeModeChoice,
+    ) -> (StateDir, HostDb, SafeMode) {
+        let state = StateDir::open(dir).unwrap();
+        let db = HostDb::open(&state, StoreOptions::default()).unwrap();
+        let safe = SafeMode::begin(&db, choice, at, RETRY_MS).unwrap();
+        (state, db, safe)
+    }
+
+    /// Covers: F26.
+    #[test]
+    fn three_starts_that_do_not_come_up_are_a_loop_and_the_marked_tenant_is_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let auto = SafeModeChoice::Auto;
+        let mut acme = None;
+        for (n, care) in [Care::Normal, Care::Careful, Care::Careful]
+            .into_iter()
+            .enumerate()
+        {
+            let (_state, db, safe) = process(dir.path(), 1_000 * (n as i64 + 1), auto);
+            assert_eq!(safe.care, care, "start {n}");
+            let id = db.ensure_tenant("acme", 1).unwrap().id;
+            assert_eq!(safe.hold(&id, 1), None);
+            let mark = safe.mark_stage(&db, &StartStage::Tenant(id.clone()));
+            acme = Some(id);
+            // The process ends here.
+            std::mem::forget(mark);
+        }
+        let acme = acme.unwrap();
+        let (state, db, safe) = process(dir.path(), 10_000, auto);
+        let beta = db.ensure_tenant("beta", 1).unwrap().id;
+        assert_eq!(safe.care, Care::OneByOne);
+        let hold = safe.hold(&acme, 10_000).unwrap();
+        assert_eq!(hold.retry_at, Some(10_000 + RETRY_MS as i64));
+        assert_eq!(safe.hold(&beta, 10_000).unwrap().retry_at, None);
+        let slug_of = |id: &TenantId| (*id == acme).then(|| "acme".to_owned());
+        assert_eq!(safe.health(Some(&slug_of)).unwrap().tenants, ["acme"]);
+        assert!(safe.health(None).unwrap().tenants.is_empty());
+        // It settles; then the tenant is tried again and ends the process once more: one crash is enough.
+        db.start_settled().unwrap();
+        std::mem::forget(set_mark(&db, &StartStage::Tenant(acme.clone())));
+        drop((state, db, safe));
+        let (state, db, safe) = process(dir.path(), 400_000, auto);
+        assert_eq!(safe.care, Care::Normal);
+        let hold = safe.hold(&acme, 400_000).unwrap();
+        assert_eq!(hold.retry_at, Some(400_000 + 2 * RETRY_MS as i64));
+        assert_eq!(safe.hold(&beta, 400_000), None);
+        // It comes up, and all is as before.
+        safe.let_in(&db, &acme);
+        assert!(safe.health(Some(&slug_of)).is_none());
+        db.start_stopped().unwrap();
+        drop((state, db, safe));
+        let (_state, _db, safe) = process(dir.path(), 500_000, auto);
+        assert_eq!(safe.care, Care::Normal);
+        assert_eq!(safe.hold(&acme, 500_000), None);
+    }
+
+    /// Covers: F26.
+    #[test]
+    fn crashes_that_lie_apart_are_no_loop_and_nobody_is_kept_off_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..6 {
+            let at = n * (SAFE_MODE_WINDOW_MS / 2 + 1);
+            let (_state, _db, safe) = process(dir.path(), at, SafeModeChoice::Auto);
+            assert_ne!(safe.care, Care::OneByOne, "start {n}");
+        }
+        let (_state, db, safe) = process(dir.path(), 1, SafeModeChoice::Off);
+        assert_eq!(safe.care, Care::Off);
+        assert_eq!(db.begin_start(2).unwrap().unclean.len(), 6);
+        assert_eq!(safe.pause_ms(1), RETRY_MS as i64);
+        assert_eq!(safe.pause_ms(u32::MAX), SAFE_MODE_RETRY_MAX_MS as i64);
+    }
+}

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn runtime(blocking: usize) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(3)
         .max_blocking_threads(blocking)
         .enable_all()
         .build()
@@ -29,7 +29,7 @@ fn a_start_has_its_order_and_early_callers_are_told_to_wait() {
     let gate = Mutex::new(gate);
     let record = seen.clone();
     let gw = starting(runtime(8), "", move |options| {
-        options.host.on_phase = Some(Arc::new(move |phase| {
+        options.host.on_phase = Some(Arc::new(move |phase: Phase| {
             record.lock().unwrap().push(phase);
             if phase == Phase::Discovery {
                 // Boot scripts are next.
@@ -130,9 +130,8 @@ fn with_all_blocking_threads_taken_it_is_served_and_stopped_all_the_same() {
         ended.send(()).unwrap();
         gw
     });
-    let patience = PATIENCE;
     stopped
-        .recv_timeout(patience)
+        .recv_timeout(PATIENCE)
         .expect("it stops while all blocking threads are taken");
     drop(free);
 }
