@@ -561,7 +561,9 @@ fn a_schema_change_that_is_cut_off_leaves_the_old_or_the_new_one() {
             let _ = Command::new("kill")
                 .args(["-TERM", &run["pid"].to_string()])
                 .status();
-            let _ = child.wait();
+        }
+        let _ = child.wait();
+        if survived {
             break;
         }
         for (file, old, newer) in [
