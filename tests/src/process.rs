@@ -74,6 +74,15 @@ impl Gateway {
     /// # Panics
     /// As [`Gateway::start`].
     pub fn start_env(state: &Path, extra: &[&str], env: &[(&str, &str)]) -> Self {
+        // Suites that kill what they start would look like a crash loop.
+        Self::start_plain(state, &[&["--no-safe-mode"], extra].concat(), env)
+    }
+
+    /// The same as users start it: a crash loop leads to safe mode.
+    ///
+    /// # Panics
+    /// As [`Gateway::start`].
+    pub fn start_plain(state: &Path, extra: &[&str], env: &[(&str, &str)]) -> Self {
         let mut program = Command::new(gateway_bin());
         program.envs(env.iter().copied());
         Self::start_program(program, state, extra, false)
@@ -185,6 +194,32 @@ impl Gateway {
         self.child.id()
     }
 
+    /// Sends it a signal (`TERM`, `KILL`, …).
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                started.elapsed() < START_PATIENCE,
+                "gateway does not end:\n{}",
+                read_tail(&self.log)
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Ends it without any chance to clean up.
     pub fn kill(mut self) {
         let _ = self.child.kill();
@@ -193,21 +228,8 @@ impl Gateway {
 
     /// Asks it to stop (SIGTERM) and waits.
     pub fn stop(mut self) -> std::process::ExitStatus {
-        let _ = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status();
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(
-                started.elapsed() < START_PATIENCE,
-                "gateway does not stop:\n{}",
-                read_tail(&self.log)
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.signal("TERM");
+        self.ended()
     }
 
     /// The token of tenant `main`.

@@ -22,6 +22,8 @@ pub struct Ws {
     pub hello: Value,
     /// Every byte that arrived, as text.
     pub received: String,
+    /// Code and reason of the server's close frame, once it came.
+    pub closed: Option<(u16, String)>,
 }
 
 impl Ws {
@@ -55,6 +57,7 @@ impl Ws {
             events: VecDeque::new(),
             hello: Value::Null,
             received: String::new(),
+            closed: None,
         };
         let challenge = ws
             .frame()
@@ -77,7 +80,11 @@ impl Ws {
                     self.received.push('\n');
                     return Some(serde_json::from_str(text.as_str()).expect("frames are JSON"));
                 }
-                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(Message::Close(frame)) => {
+                    self.closed = frame.map(|f| (f.code.into(), f.reason.as_str().to_owned()));
+                    return None;
+                }
+                Err(_) => return None,
                 Ok(_) => {}
             }
         }

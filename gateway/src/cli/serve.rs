@@ -12,6 +12,7 @@ use gateway_config::{
     init_state_dir,
 };
 use gateway_core::logs::Redactor;
+use gateway_core::safe_mode::SafeModeChoice;
 use gateway_server::tls::CertificateStatus;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,6 +47,12 @@ pub struct Args {
     /// Environment variable that holds the upstream's key.
     #[arg(long, value_name = "VAR")]
     api_key_env: Option<String>,
+    /// Start with the control plane only: no guests, and every tenant held.
+    #[arg(long, conflicts_with = "no_safe_mode")]
+    safe_mode: bool,
+    /// Do not look for crash loops, and start tenants that were kept off after one.
+    #[arg(long)]
+    no_safe_mode: bool,
     /// Lowest level that is logged.
     #[arg(long, value_enum)]
     log_level: Option<Level>,
@@ -77,6 +84,11 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
             "say where to listen with --bind and --port",
         ));
     }
+    let safe_mode = match (args.safe_mode, args.no_safe_mode) {
+        (true, _) => SafeModeChoice::On,
+        (_, true) => SafeModeChoice::Off,
+        _ => SafeModeChoice::Auto,
+    };
     let state_dir = global.state_dir()?;
     // Made absolute once: what is printed stays true wherever it is read.
     let state_dir = std::path::absolute(&state_dir)?;
@@ -134,8 +146,12 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         json: global.json,
         file,
         refused,
+        safe_mode,
     };
-    runtime.block_on(serve(settings, &place, listener, logs.control()))
+    let done = runtime.block_on(serve(settings, &place, listener, logs.control()));
+    // The end is not to wait for work that blocks a thread: what has to last is in the store.
+    runtime.shutdown_background();
+    done
 }
 
 struct Place {
@@ -145,6 +161,7 @@ struct Place {
     json: bool,
     file: Arc<ConfigFile>,
     refused: Option<ConfigError>,
+    safe_mode: SafeModeChoice,
 }
 
 fn overrides(global: &Global, args: Args) -> Overrides {
@@ -223,6 +240,7 @@ async fn serve(
     host.log_sink = Some(Arc::new(logs.tenant_lines()));
     host.config = Some(place.file.clone());
     host.refused.clone_from(&place.refused);
+    host.safe_mode = place.safe_mode;
     host.on_settings = Some(Arc::new(move |new, old| {
         let secrets = new.secrets().into_iter().chain(old.secrets());
         logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
@@ -250,6 +268,8 @@ async fn serve(
     announce(&server, place)?;
     let mut ready = server.host().ready();
     let mut told_ready = false;
+    let mut aborted = server.host().boot_aborted();
+    let mut failure = None;
     loop {
         tokio::select! {
             () = is_ready(&mut ready), if !told_ready => {
@@ -259,6 +279,12 @@ async fn serve(
             // From the task that also takes signals: when the runtime hangs, nothing is told.
             () = due(&mut signs_of_life) => notify.tell("WATCHDOG=1"),
             () = stops.next() => break,
+            Ok(abort) = aborted.wait_for(Option::is_some) => {
+                failure = abort.as_ref().map(|abort| {
+                    Failure::new(Exit::Failure, abort.to_string(), abort.next_step())
+                });
+                break;
+            }
             () = server.stopped() => break,
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reading the configuration and the certificate again");
@@ -283,7 +309,7 @@ async fn serve(
     run.remove(&place.state_dir);
     if orderly {
         tracing::info!("stopped");
-        return Ok(());
+        return failure.map_or(Ok(()), Err);
     }
     Err(Failure::new(
         Exit::Failure,
@@ -362,11 +388,7 @@ fn start_failure(e: ServeError) -> Failure {
             next,
         ),
         ServeError::Tls { error } => Failure::from(error),
-        ServeError::Core(e) => Failure::new(
-            Exit::Failure,
-            e.to_string(),
-            "stop the gateway that uses this state directory, or choose another with --state-dir",
-        ),
+        ServeError::Core(e) => Failure::new(Exit::Failure, e.to_string(), e.next_step()),
         other => Failure::new(Exit::Failure, other.to_string(), "see the log above"),
     }
 }

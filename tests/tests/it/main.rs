@@ -11,6 +11,8 @@ mod pressure;
 mod reload;
 mod schedule;
 mod service;
+mod start;
+mod stop;
 mod storm;
 mod supply;
 mod telegram;

@@ -14,10 +14,10 @@ use crate::error::{ConfigError, Problem};
 use crate::include::Files;
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
-    BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption, GatewayModeOption,
-    GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption, LoggingOptions,
-    MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions, SecretRef,
-    SessionOptions, TlsOptions,
+    BootOnErrorOption, BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption,
+    GatewayModeOption, GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption,
+    LoggingOptions, MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions,
+    SecretRef, SessionOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -1306,6 +1306,7 @@ fn limits(o: &LimitsOptions) -> GatewayLimits {
         auth_window_ms: o.auth_window_ms.unwrap_or(d.auth_window_ms),
         auth_lockout_ms: o.auth_lockout_ms.unwrap_or(d.auth_lockout_ms),
         drain_timeout_ms: o.drain_timeout_ms.unwrap_or(d.drain_timeout_ms),
+        safe_mode_retry_ms: o.safe_mode_retry_ms.unwrap_or(d.safe_mode_retry_ms),
     }
 }
 
@@ -1328,6 +1329,11 @@ fn boot(o: &BootOptions) -> Vec<BootScriptSettings> {
     let script = |(id, o): (&String, &crate::options::BootScriptOptions)| BootScriptSettings {
         id: id.clone(),
         enabled: o.enabled.unwrap_or(true),
+        on_error: o.on_error.map(|written| match written {
+            BootOnErrorOption::Continue => BootOnError::Continue,
+            BootOnErrorOption::Degrade => BootOnError::Degrade,
+            BootOnErrorOption::Abort => BootOnError::Abort,
+        }),
         config: Value::Object(o.config.clone().into_iter().collect()),
     };
     o.scripts.iter().map(script).collect()

@@ -226,6 +226,10 @@ pub struct LimitsOptions {
     /// Milliseconds that a stopping gateway lets runs finish (default 10000).
     #[schemars(range(min = 0, max = 600_000))]
     pub drain_timeout_ms: Option<u64>,
+    /// Milliseconds after which a tenant whose start ended the process is tried again (default 300000); twice as long after
+    /// each time that it ended it again, and at most 6 hours.
+    #[schemars(range(min = 1_000, max = 21_600_000))]
+    pub safe_mode_retry_ms: Option<u64>,
 }
 
 /// Agents.
@@ -399,8 +403,23 @@ pub struct BootOptions {
 pub struct BootScriptOptions {
     /// Whether it runs (default true).
     pub enabled: Option<bool>,
+    /// What happens when it fails (default: what its package says, else `degrade`).
+    pub on_error: Option<BootOnErrorOption>,
     /// Given to the script as it is.
     pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a failing boot script does.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum BootOnErrorOption {
+    /// It is recorded.
+    Continue,
+    /// It is recorded, and the tenant's health is degraded.
+    Degrade,
+    /// The tenant takes no work; for the tenant `main` the gateway does not start.
+    Abort,
 }
 
 /// Plugins.

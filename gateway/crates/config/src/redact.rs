@@ -44,7 +44,7 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
                 "maxConnections": l.max_connections, "memoryMb": l.memory_mb, "preauthPerIp": l.preauth_per_ip, "preauthTotal": l.preauth_total,
                 "handshakeTimeoutMs": l.handshake_timeout_ms, "authFailures": l.auth_failures,
                 "authWindowMs": l.auth_window_ms, "authLockoutMs": l.auth_lockout_ms,
-                "drainTimeoutMs": l.drain_timeout_ms,
+                "drainTimeoutMs": l.drain_timeout_ms, "safeModeRetryMs": l.safe_mode_retry_ms,
             }),
         );
     }
@@ -150,7 +150,9 @@ fn tenant_json(t: &TenantSettings) -> Value {
         .map(|s| {
             (
                 s.id.clone(),
-                json!({ "enabled": s.enabled, "config": s.config }),
+                json!({
+                    "enabled": s.enabled, "onError": s.on_error.map(BootOnError::as_str), "config": s.config,
+                }),
             )
         })
         .collect();

@@ -226,6 +226,8 @@ pub struct GatewayLimits {
     pub auth_lockout_ms: u64,
     /// How long a stopping gateway lets runs finish.
     pub drain_timeout_ms: u64,
+    /// After how long a tenant whose start ended the process is tried again, for the first time.
+    pub safe_mode_retry_ms: u64,
 }
 
 impl Default for GatewayLimits {
@@ -240,6 +242,7 @@ impl Default for GatewayLimits {
             auth_window_ms: 60_000,
             auth_lockout_ms: 300_000,
             drain_timeout_ms: 10_000,
+            safe_mode_retry_ms: 300_000,
         }
     }
 }
@@ -461,8 +464,33 @@ pub struct BootScriptSettings {
     pub id: String,
     /// Whether it runs.
     pub enabled: bool,
+    /// What its failure does; `None`: what its package says.
+    pub on_error: Option<BootOnError>,
     /// Given to the guest as JSON. Always an object.
     pub config: serde_json::Value,
+}
+
+/// What a failing boot script does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootOnError {
+    /// It is recorded.
+    Continue,
+    /// It is recorded, and the tenant's health is degraded.
+    Degrade,
+    /// The tenant takes no work; for the tenant `main` the gateway does not start.
+    Abort,
+}
+
+impl BootOnError {
+    /// As written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Degrade => "degrade",
+            Self::Abort => "abort",
+        }
+    }
 }
 
 /// Logging.

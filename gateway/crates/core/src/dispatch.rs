@@ -95,6 +95,11 @@ fn admit<'h>(
         )
         .with("method", method));
     }
+    if let Some(hold) = cx.tenant.hold()
+        && !hold.lets(method, caller)
+    {
+        return Err(hold.refusal(cx.tenant.now_ms()));
+    }
     if host.is_draining() && entry.spec.class != Class::Query {
         return Err(
             RpcError::new(DetailCode::Draining, "the gateway is shutting down")

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gateway_protocol::event;
 use gateway_protocol::methods::system::{
-    AgentHealth, ConfigReload, HealthSnapshot, PartState, PluginHealth, RecentSession,
+    AgentHealth, BootHealth, ConfigReload, HealthSnapshot, PartState, PluginHealth, RecentSession,
     SessionsHealth, StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent,
     StatusResult, StatusRuns, StatusSession, StatusSessions,
 };
@@ -36,6 +36,7 @@ pub struct Health {
     status: Mutex<Option<Cached>>,
     channels: Mutex<BTreeMap<String, Value>>,
     faults: Mutex<Vec<gateway_protocol::methods::system::PluginFault>>,
+    boot: Mutex<Option<BootHealth>>,
 }
 
 impl std::fmt::Debug for Health {
@@ -76,6 +77,12 @@ impl Health {
         self.nudge();
     }
 
+    /// Publishes how the boot scripts are.
+    pub fn set_boot(&self, boot: Option<BootHealth>) {
+        *self.boot.lock() = boot;
+        self.nudge();
+    }
+
     /// The health snapshot as JSON, with all changes so far.
     #[must_use]
     pub fn encoded(&self, tenant: &Tenant) -> Bytes {
@@ -90,6 +97,9 @@ impl Health {
             config: None,
             discovery: None,
             readiness: None,
+            boot: None,
+            held: None,
+            safe_mode: None,
             ..snapshot(self, tenant)
         })
     }
@@ -214,6 +224,13 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
         },
         config: Some(tenant.shared().configuration.health(tenant.slug())),
         discovery: tenant.shared().process_health.discovery(),
+        boot: health.boot.lock().clone(),
+        held: tenant.hold().map(|hold| hold.health()),
+        safe_mode: tenant
+            .shared()
+            .configuration
+            .host()
+            .and_then(|host| host.safe_mode_health(tenant)),
         ..HealthSnapshot::default()
     }
 }

@@ -202,6 +202,15 @@ async fn run(
     work: Work,
     request: &HookRequest,
 ) -> HookAnswer {
+    if tenant.hold().is_some() {
+        return HookAnswer {
+            retry_after_s: Some(crate::limits::HELD_RETRY_AFTER_MS / 1_000),
+            ..HookAnswer::json(
+                503,
+                json!({"ok": false, "error": "the tenant takes no work"}),
+            )
+        };
+    }
     if tenant.sessions().is_draining() {
         return HookAnswer {
             retry_after_s: Some(1),

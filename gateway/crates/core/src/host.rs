@@ -23,13 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::{Agents, BackendFactory, ConfiguredBackends};
 use crate::auth::{ApiKeys, AuthAttempt, AuthRefusal, Authenticated, Authenticator, LimiterRules};
+use crate::boot::BootAbort;
 use crate::clock::{Clock, SystemClock};
 use crate::faults::Faults;
 use crate::hub::{ConnInfo, EventSink, HubError, HubGuard};
-use crate::limits::{API_KEY_LOOK_MAX_MS, HEALTH_RECONCILE_MS, STOP_GRACE_MS};
+use crate::limits::{API_KEY_LOOK_MAX_MS, HEALTH_RECONCILE_MS, RESTART_EXPECTED_MS, STOP_GRACE_MS};
 use crate::logs::{LogBook, LogSink, Redactor};
 use crate::random::{OsRandom, Random};
 use crate::registry::{Registry, RegistryError};
+use crate::safe_mode::{SafeMode, SafeModeChoice};
+use crate::start::{OnPhase, Phase};
 use crate::tenant::{Shared, Tenant};
 
 /// What a host is started with.
@@ -64,6 +67,10 @@ pub struct HostOptions {
     pub config: Option<Arc<ConfigFile>>,
     /// Why the file is not what counts, when the settings are the last good ones.
     pub refused: Option<ConfigError>,
+    /// Whether crash loops are looked for.
+    pub safe_mode: SafeModeChoice,
+    /// Told of each step of the start when it is over.
+    pub on_phase: Option<OnPhase>,
     /// Told of new settings (and the old ones) just before they count: the log level and what is kept out of the
     /// process log change then.
     pub on_settings: Option<OnSettings>,
@@ -92,6 +99,8 @@ impl HostOptions {
             channel_plugins: Vec::new(),
             config: None,
             refused: None,
+            safe_mode: SafeModeChoice::Off,
+            on_phase: None,
             on_settings: None,
         }
     }
@@ -115,6 +124,24 @@ pub enum StartError {
     /// Settings that no gateway can run with.
     #[error("{0}")]
     Settings(String),
+}
+
+impl StartError {
+    /// What an operator can do.
+    #[must_use]
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Store(StoreError::Locked(_)) => {
+                "stop the gateway that uses this state directory, or choose another with --state-dir"
+            }
+            Self::Store(StoreError::Newer(_)) => {
+                "start the newer gateway again, restore a backup made by this version, or choose another --state-dir"
+            }
+            Self::Store(_) => "check the disk and the permissions of the state directory",
+            Self::Settings(_) => "change the configuration, then start again",
+            Self::Registry(_) | Self::Egress(_) | Self::Guests(_) => "see the log above",
+        }
+    }
 }
 
 /// The tenant that a request names by host name or path.
@@ -225,6 +252,9 @@ pub struct Host {
     draining: AtomicBool,
     sidecars: watch::Sender<bool>,
     ready: watch::Sender<bool>,
+    boot_aborted: watch::Sender<Option<BootAbort>>,
+    safe_mode: SafeMode,
+    on_phase: Option<OnPhase>,
     host_db: Arc<HostDb>,
     pool: Option<Arc<gateway_store::WriterPool>>,
     // Dropped last: it holds the lock on the directory.
@@ -238,12 +268,21 @@ impl std::fmt::Debug for Host {
 }
 
 impl Host {
-    /// Opens everything and takes up unfinished work. Readiness ([`Host::ready`]) comes a little later, when boot
-    /// scripts ran.
+    /// [`Host::open`], then [`Host::begin`] with nothing to wait for.
+    ///
+    /// # Errors
+    /// Those of [`Host::open`].
+    pub async fn start(options: HostOptions) -> Result<Arc<Self>, StartError> {
+        let host = Self::open(options).await?;
+        host.begin(std::future::ready(()));
+        Ok(host)
+    }
+
+    /// Opens everything and takes up unfinished work. Nothing works by itself until [`Host::begin`].
     ///
     /// # Errors
     /// See [`StartError`]. A tenant whose store is broken does not stop the others: it answers with errors.
-    pub async fn start(options: HostOptions) -> Result<Arc<Self>, StartError> {
+    pub async fn open(options: HostOptions) -> Result<Arc<Self>, StartError> {
         let state_dir = StateDir::open(&options.state_dir)?;
         let host_db = Arc::new(HostDb::open(
             &state_dir,
@@ -266,19 +305,38 @@ impl Host {
                 egress: egress.clone(),
             })
         });
-        let guests = load_guests(
-            options.guests,
-            options
-                .plugin_dir
-                .or_else(|| options.settings.plugins_dir.clone()),
-            options.plugin_cache,
-            gateway_wasm::Pins {
-                digests: options.settings.plugin_pins.clone(),
-                only: options.settings.plugins_pinned_only,
-            },
+        let safe_mode = SafeMode::begin(
             &host_db,
-        )
-        .await?;
+            options.safe_mode,
+            options.clock.now_ms(),
+            options.settings.gateway.limits.safe_mode_retry_ms,
+        )?;
+        let loaded = {
+            let _mark = safe_mode.mark_guests(&host_db);
+            load_guests(
+                options.guests && safe_mode.guests(),
+                options
+                    .plugin_dir
+                    .or_else(|| options.settings.plugins_dir.clone()),
+                options.plugin_cache,
+                gateway_wasm::Pins {
+                    digests: options.settings.plugin_pins.clone(),
+                    only: options.settings.plugins_pinned_only,
+                },
+                &host_db,
+            )
+            .await
+        };
+        let guests = match loaded {
+            Ok(guests) => guests,
+            Err(error) => {
+                if safe_mode.records() {
+                    // An error that is told is no crash.
+                    host_db.start_stopped()?;
+                }
+                return Err(error);
+            }
+        };
         let clock = options.clock;
         let settings = options.settings;
         let (egress, stop) = (Arc::new(egress), CancellationToken::new());
@@ -309,6 +367,7 @@ impl Host {
             proofs: crate::readiness::Proofs::new(clock.clone(), pool.clone()),
             audit_key: gateway_store::AuditKey(host_db.derive_key("audit log")),
             api_keys: api_keys.clone(),
+            workspaces: state_dir.workspaces(),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
             clock: clock.clone(),
             random: options.random,
@@ -358,27 +417,119 @@ impl Host {
             draining: AtomicBool::new(false),
             sidecars: watch::Sender::new(false),
             ready: watch::Sender::new(false),
+            boot_aborted: watch::Sender::new(None),
+            safe_mode,
+            on_phase: options.on_phase,
             host_db,
             pool,
             state_dir,
         });
         host.shared.configuration.set_host(Arc::downgrade(&host));
-        let mut tenants = BTreeMap::new();
-        for (slug, tenant_settings) in &settings.tenants {
-            tenants.insert(slug.clone(), host.make_tenant(tenant_settings)?);
+        host.phase(Phase::Config);
+        if let Err(error) = host.make_tenants(&settings) {
+            if host.safe_mode.records() {
+                host.host_db.start_stopped()?;
+            }
+            return Err(error);
         }
-        host.set_directory(Directory::new(settings.clone(), tenants));
-        host.sync_credentials(&settings)?;
         for tenant in host.tenants() {
-            host.open_tenant(&tenant).await;
+            let now = host.shared.clock.now_ms();
+            match host.safe_mode.hold(tenant.id(), now) {
+                None => {
+                    let _mark = host.safe_mode.mark(&host, &tenant);
+                    host.open_tenant(&tenant).await;
+                }
+                Some(hold) => {
+                    tenant.health().set_faults(host.opening.faults.clone());
+                    tenant.log("ERROR", &hold.message);
+                    tracing::error!(tenant = tenant.slug(), why = hold.message, "tenant is held");
+                    tenant.set_hold(Some(hold));
+                    spawn_loops(&tenant);
+                }
+            }
         }
+        host.phase(Phase::Migrate);
         host.spawn_sweeper();
         crate::readiness::first(&host).await;
         crate::readiness::watch(&host);
         host.spawn_key_watch();
-        crate::start::boot(&host).await;
-        host.watch_config();
         Ok(host)
+    }
+
+    fn make_tenants(&self, settings: &Arc<Settings>) -> Result<(), StartError> {
+        let mut tenants = BTreeMap::new();
+        for (slug, tenant_settings) in &settings.tenants {
+            tenants.insert(slug.clone(), self.make_tenant(tenant_settings)?);
+        }
+        self.set_directory(Directory::new(settings.clone(), tenants));
+        self.sync_credentials(settings)
+    }
+
+    /// Lets everything work: channels, schedules, then (when `announced` is over) boot scripts, then readiness
+    /// ([`Host::ready`]). Returns at once.
+    pub fn begin(self: &Arc<Self>, announced: impl Future<Output = ()> + Send + 'static) {
+        crate::start::begin(self, announced);
+        self.watch_config();
+    }
+
+    /// A step of the start is over.
+    pub fn phase(&self, phase: Phase) {
+        tracing::debug!(target: "gateway::start", phase = phase.as_str(), "start");
+        if let Some(tell) = &self.on_phase {
+            tell(phase);
+        }
+    }
+
+    /// The boot script that keeps the gateway from starting, as soon as there is one: whoever runs the host ends it.
+    #[must_use]
+    pub fn boot_aborted(&self) -> watch::Receiver<Option<BootAbort>> {
+        self.boot_aborted.subscribe()
+    }
+
+    pub(crate) fn abort_start(&self, abort: BootAbort) {
+        self.boot_aborted.send_replace(Some(abort));
+    }
+
+    pub(crate) fn safe_mode(&self) -> &SafeMode {
+        &self.safe_mode
+    }
+
+    pub(crate) fn host_db(&self) -> &HostDb {
+        &self.host_db
+    }
+
+    /// Safe mode as this tenant may see it.
+    pub(crate) fn safe_mode_health(
+        &self,
+        tenant: &Tenant,
+    ) -> Option<gateway_protocol::methods::system::SafeModeHealth> {
+        let directory = self.directory();
+        let slug_of = |id: &TenantId| {
+            let found = directory.tenants.values().find(|t| t.id() == id);
+            found.map(|t| t.slug().to_owned())
+        };
+        let is_main = tenant.slug() == gateway_config::MAIN_TENANT;
+        self.safe_mode.health(is_main.then_some(&slug_of))
+    }
+
+    /// Something that every tenant's health shows has changed.
+    pub(crate) fn nudge_health(&self) {
+        for tenant in self.tenants() {
+            tenant.health().nudge();
+        }
+    }
+
+    /// Starts a tenant that was held from the beginning: all that [`Host::open`] and [`Host::begin`] do for one.
+    pub(crate) async fn take_up_held(self: &Arc<Self>, tenant: &Arc<Tenant>) {
+        if let Err(error) = self.take_up(tenant).await {
+            tracing::error!(tenant = tenant.slug(), %error, "tenant is degraded");
+            tenant.log("ERROR", &format!("the store could not be opened: {error}"));
+        }
+        if let Some(channels) = tenant.channels() {
+            channels.start_all().await;
+        }
+        crate::cron::start(tenant).await;
+        crate::start::boot_scripts(self, tenant).await;
     }
 
     /// A tenant whose store is not open yet.
@@ -476,9 +627,7 @@ impl Host {
         let (host, tenant) = (self.clone(), tenant.clone());
         let tracker = tenant.tasks().clone();
         tracker.spawn(async move {
-            if let Err(why) = crate::boot::run_all(&host, &tenant).await {
-                tenant.log("error", &why);
-            }
+            crate::start::boot_scripts(&host, &tenant).await;
         });
     }
 
@@ -495,7 +644,7 @@ impl Host {
                 Duration::from_millis(crate::limits::TENANT_LEAVES_MAX_MS / 2),
             );
             let until = tokio::time::Instant::now() + drain;
-            leave(&tenant, "tenant removed", until).await;
+            leave(&tenant, "tenant removed", None, until).await;
             tenant.stop_token().cancel();
             close(&tenant).await;
             host.leaving.lock().remove(tenant.slug());
@@ -905,8 +1054,13 @@ impl Host {
         let _ = tokio::time::timeout_at(until, self.reloading.lock()).await;
         let tenants = self.tenants();
         let leaving: Vec<_> = self.leaving.lock().values().cloned().collect();
-        futures_util::future::join_all(tenants.iter().map(|t| leave(t, "gateway stopping", until)))
-            .await;
+        let back = Some(RESTART_EXPECTED_MS);
+        futures_util::future::join_all(
+            tenants
+                .iter()
+                .map(|t| leave(t, "gateway stopping", back, until)),
+        )
+        .await;
         self.stop.cancel();
         if let Err(error) = self.shared.api_keys.keep_use() {
             tracing::warn!(%error, "use of API keys not written down");
@@ -916,19 +1070,39 @@ impl Host {
             let _ = tokio::time::timeout_at(until, gone.wait_for(|gone| *gone)).await;
         }
         if let Some(pool) = self.pool.clone() {
-            // It joins threads: not on a runtime thread.
-            let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
+            // It joins threads: not on a runtime thread, and not on one of the runtime's threads for blocking work, which
+            // may all be taken.
+            let (tell, joined) = tokio::sync::oneshot::channel();
+            let joiner = std::thread::Builder::new()
+                .name("store-join".to_owned())
+                .spawn(move || {
+                    pool.shutdown();
+                    let _ = tell.send(());
+                });
+            if joiner.is_ok() {
+                let _ = joined.await;
+            }
+        }
+        if self.safe_mode.records()
+            && let Err(error) = self.host_db.start_stopped()
+        {
+            tracing::warn!(%error, "it is not recorded that the gateway was stopped");
         }
     }
 }
 
 /// Ends a tenant's work: no new run, everybody is told, runs end and answers that are due are sent until `until`.
-async fn leave(tenant: &Tenant, reason: &str, until: tokio::time::Instant) {
+async fn leave(
+    tenant: &Tenant,
+    reason: &str,
+    restart_expected_ms: Option<u64>,
+    until: tokio::time::Instant,
+) {
     tenant.sessions().drain();
     tenant.hub().emit::<gateway_protocol::event::Shutdown>(
         &gateway_protocol::event::ShutdownPayload {
             reason: reason.to_owned(),
-            restart_expected_ms: None,
+            restart_expected_ms,
         },
         crate::hub::Routing::Everyone,
     );

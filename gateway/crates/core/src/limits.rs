@@ -141,3 +141,22 @@ pub const BUS_QUEUE_MAX_MESSAGES: usize = 1_024;
 pub const BUS_SUBSCRIPTIONS_MAX: usize = 4_096;
 /// Longest bus message, in bytes.
 pub const BUS_MESSAGE_MAX_BYTES: usize = 1024 * 1024;
+
+/// Tenants whose boot scripts run at the same time.
+pub const BOOTING_TENANTS_MAX: usize = 4;
+/// How long a caller of a tenant that takes no work is told to wait, in ms.
+pub const HELD_RETRY_AFTER_MS: u64 = 5_000;
+
+/// Starts within [`SAFE_MODE_WINDOW_MS`] that did not come up, from which safe mode begins.
+pub const SAFE_MODE_STARTS: usize = 3;
+/// Window in which they count, in ms.
+pub const SAFE_MODE_WINDOW_MS: i64 = 300_000;
+/// How long a gateway that is ready has to live until its start counts as a good one, in ms.
+pub const SAFE_MODE_SETTLE_MS: u64 = 5_000;
+/// The same for one tenant in safe mode, until it is the next one's turn, in ms.
+pub const SAFE_MODE_TENANT_SETTLE_MS: u64 = 250;
+/// Longest time that a tenant is kept off, in ms.
+pub const SAFE_MODE_RETRY_MAX_MS: u64 = 6 * 3_600_000;
+
+/// When a client of a gateway that stops may look for it again, in ms: a hint.
+pub const RESTART_EXPECTED_MS: u64 = 2_000;

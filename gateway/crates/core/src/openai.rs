@@ -142,6 +142,9 @@ pub async fn start(cx: Cx, mut req: CompletionRequest) -> Result<Started, RpcErr
     if !cx.caller.scopes.allows(Scope::Write) {
         return Err(RpcError::missing_scope(Scope::Write));
     }
+    if let Some(hold) = cx.tenant.hold() {
+        return Err(hold.refusal(cx.tenant.now_ms()));
+    }
     let agent_id = agent_of(&cx, &req.model)?;
     let last = req
         .messages

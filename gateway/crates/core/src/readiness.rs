@@ -49,7 +49,8 @@ impl Reason {
     }
 
     /// It is a fault, and not a time of the gateway's life.
-    fn is_fault(self) -> bool {
+    #[must_use]
+    pub fn is_fault(self) -> bool {
         !matches!(self, Self::Starting | Self::Draining)
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use gateway_config::TenantSettings;
 use gateway_egress::Egress;
 use gateway_protocol::ids::AgentId;
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::delivery::{ChannelControl, Delivery};
 use crate::faults::Faults;
 use crate::health::Health;
+use crate::hold::Hold;
 use crate::hub::Hub;
 use crate::logs::LogBook;
 use crate::presence::Presence;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub audit_key: gateway_store::AuditKey,
     /// The guest engines; `None` in simulations and where no plugins are loaded.
     pub plugins: Option<Arc<gateway_wasm::PluginHost>>,
+    /// Workspaces of agents.
+    pub workspaces: gateway_store::Workspaces,
     /// Channel kinds: the loaded ones and those given at the start.
     pub channel_plugins: Vec<Arc<dyn crate::channel::ChannelPlugin>>,
     /// Loaded plugins.
@@ -91,6 +94,8 @@ pub struct Tenant {
     refusals: crate::audit::Refusals,
     stop: CancellationToken,
     tasks: TaskTracker,
+    hold: ArcSwapOption<Hold>,
+    booting: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Tenant {
@@ -137,6 +142,8 @@ impl Tenant {
             hook_limiter: crate::auth::FailureLimiter::new(crate::auth::LimiterRules::default()),
             stop,
             tasks: TaskTracker::new(),
+            hold: ArcSwapOption::empty(),
+            booting: tokio::sync::Mutex::new(()),
             db,
             shared,
         })
@@ -311,6 +318,22 @@ impl Tenant {
     /// Its schedules.
     pub(crate) fn cron(&self) -> &Arc<crate::cron::Cron> {
         &self.cron
+    }
+
+    /// Why it takes no work; `None` while it does.
+    #[must_use]
+    pub fn hold(&self) -> Option<Arc<Hold>> {
+        self.hold.load_full()
+    }
+
+    pub(crate) fn set_hold(&self, hold: Option<Hold>) {
+        self.hold.store(hold.map(Arc::new));
+        self.health.nudge();
+    }
+
+    /// Held while its boot scripts run.
+    pub(crate) fn booting(&self) -> &tokio::sync::Mutex<()> {
+        &self.booting
     }
 
     /// Cancelled when the tenant stops.

@@ -109,7 +109,7 @@ error_table! {
     Unavailable, "UNAVAILABLE", bare, Unavailable, 503, -32030, final, "Something that the request needs is not there.";
     Starting, "STARTING", details, Unavailable, 503, -32030, retry, "The gateway is starting; `reason` says what it waits for.";
     Draining, "DRAINING", details, Unavailable, 503, -32030, retry, "The gateway is shutting down; `reason` says why.";
-    TenantUnavailable, "TENANT_UNAVAILABLE", details, Unavailable, 503, -32030, retry, "The tenant's store could not be opened.";
+    TenantUnavailable, "TENANT_UNAVAILABLE", details, Unavailable, 503, -32030, retry, "The tenant takes no work: its store could not be opened, or `reason` says why.";
     Deadline, "DEADLINE", details, Unavailable, 504, -32040, retry, "The work took longer than its deadline.";
     Upstream, "UPSTREAM", details, Unavailable, 502, -32050, retry, "The model server failed or cut its answer short.";
     GuestTrapped, "GUEST_TRAPPED", details, Unavailable, 502, -32050, retry, "A sandboxed component trapped or ran into its limits.";

@@ -245,7 +245,8 @@ async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         r = connection.as_mut() => r,
-        () = app.stop.cancelled() => {
+        // Not at once when the gateway stops: what comes on an open connection meanwhile is answered, and its answer ends it.
+        () = app.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.as_mut().await
         }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use arc_swap::ArcSwap;
 use axum::Router;
 use gateway_config::Settings;
-use gateway_core::host::Host;
+use gateway_core::{hold::HoldReason, host::Host};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,7 +32,10 @@ pub(crate) struct App {
     /// Methods that answer twice.
     pub(crate) interim: HashSet<&'static str>,
     pub(crate) ready: watch::Receiver<bool>,
+    /// The gateway stops: nothing new is accepted.
     pub(crate) stop: CancellationToken,
+    /// What was going on is over: connections end.
+    pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -82,6 +85,25 @@ impl App {
                 );
             }
         }
+    }
+
+    /// What keeps requests from being welcome, for a probe; `None`: nothing does. One word, the same for everybody.
+    pub(crate) fn failing(&self, tenant: Option<&gateway_core::Tenant>) -> Option<&'static str> {
+        if self.host.is_draining() || self.stop.is_cancelled() {
+            return Some("draining");
+        }
+        if self.host.boot_aborted().borrow().is_some() {
+            return Some("boot-scripts");
+        }
+        if !*self.ready.borrow() {
+            return Some("startup");
+        }
+        tenant
+            .and_then(gateway_core::Tenant::hold)
+            .map(|hold| match hold.reason {
+                HoldReason::BootScript => "boot-scripts",
+                HoldReason::SafeMode => "safe-mode",
+            })
     }
 
     /// Boot is over and nothing stops it: requests are welcome.

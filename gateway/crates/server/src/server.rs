@@ -9,8 +9,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use gateway_core::host::{Host, HostOptions, StartError};
+use gateway_core::start::Phase;
 use gateway_protocol::{Class, method};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -259,32 +263,34 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let limits = options
         .limits
         .unwrap_or_else(|| ServerLimits::of(&gateway.limits));
-    // The socket is ours before the core starts: a second gateway fails here, before it touches anything.
     let address = SocketAddr::new(
         options.bind.unwrap_or_else(|| gateway.bind.ip()),
         options.port.unwrap_or(gateway.port),
     );
-    // Before the socket: nobody is to reach a listener that cannot show a certificate.
-    let certificates = match &options.tls {
-        Some(config) => Some(Certificates::fixed(config)),
-        None if gateway.tls.enabled => {
-            let names = CertificateNames::of(gateway, address.ip());
-            let opened = Certificates::open(
-                &gateway.tls.source,
-                &options.host.state_dir,
-                &names,
-                options.host.clock.clone(),
-            );
-            Some(opened.map_err(|error| ServeError::Tls { error })?)
+    let names = CertificateNames::of(gateway, address.ip());
+    let clock = options.host.clock.clone();
+    // First the stores: a second gateway fails at the lock of the state directory, before it touches anything.
+    let host = Host::open(options.host).await?;
+    let opened = open_listener(
+        &host,
+        Sockets {
+            given: options.listener,
+            address,
+            tls: options.tls,
+            names: &names,
+            gateway,
+            state_dir: &state_dir,
+            clock,
+        },
+    )
+    .await;
+    let (certificates, listener, local_addr) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            host.shutdown(Duration::ZERO).await;
+            return Err(error);
         }
-        None => None,
-    }
-    .map(Arc::new);
-    let listener = listen(options.listener, address).await?;
-    let local_addr = listener
-        .local_addr()
-        .map_err(|source| bind_error(address, source))?;
-    let host = Host::start(options.host).await?;
+    };
     let certificate = certificates.as_ref().and_then(|c| c.status());
     if let Some(status) = &certificate {
         // Before the first caller: `hello-ok` shows it.
@@ -318,6 +324,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         interim: ["agent"].into(),
         ready: host.ready(),
         stop: CancellationToken::new(),
+        closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
         host: host.clone(),
         limits,
@@ -340,8 +347,17 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         port: local_addr.port(),
         certificate: certificates.as_ref().and_then(|c| c.status()),
     };
-    app.tasks
-        .spawn(found.run(Arc::downgrade(&host), host.sidecars(), app.stop.clone()));
+    let (tell_begun, begun) = oneshot::channel();
+    app.tasks.spawn(found.run(
+        Arc::downgrade(&host),
+        host.sidecars(),
+        tell_begun,
+        app.stop.clone(),
+    ));
+    // Discovery has no failure that holds a start up: at its end, too, the other side of the channel is gone.
+    host.begin(async move {
+        let _ = begun.await;
+    });
     let (tell, stopped) = watch::channel(false);
     let shutdown = options.shutdown;
     tokio::spawn({
@@ -353,6 +369,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
             app.host
                 .shutdown(Duration::from_millis(app.drain_timeout_ms()))
                 .await;
+            app.closing.cancel();
             app.timer.stop_all();
             app.tasks.close();
             let deadline = Duration::from_millis(limits::SHUTDOWN_DEADLINE_MS);
@@ -388,6 +405,44 @@ async fn tell_certificate(
         let Some(host) = host.upgrade() else { return };
         host.set_tls_health(health);
     }
+}
+
+/// What the listener is made of.
+struct Sockets<'a> {
+    given: Option<std::net::TcpListener>,
+    address: SocketAddr,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    names: &'a CertificateNames,
+    gateway: &'a gateway_config::GatewaySettings,
+    state_dir: &'a std::path::Path,
+    clock: Arc<dyn gateway_core::clock::Clock>,
+}
+
+type Opened = (Option<Arc<Certificates>>, TcpListener, SocketAddr);
+
+/// The certificate, then the socket: nobody is to reach a listener that cannot show one.
+async fn open_listener(host: &Host, sockets: Sockets<'_>) -> Result<Opened, ServeError> {
+    let certificates = match &sockets.tls {
+        Some(config) => Some(Certificates::fixed(config)),
+        None if sockets.gateway.tls.enabled => {
+            let opened = Certificates::open(
+                &sockets.gateway.tls.source,
+                sockets.state_dir,
+                sockets.names,
+                sockets.clock,
+            );
+            Some(opened.map_err(|error| ServeError::Tls { error })?)
+        }
+        None => None,
+    }
+    .map(Arc::new);
+    host.phase(Phase::Tls);
+    let listener = listen(sockets.given, sockets.address).await?;
+    let local_addr = listener
+        .local_addr()
+        .map_err(|source| bind_error(sockets.address, source))?;
+    host.phase(Phase::Listener);
+    Ok((certificates, listener, local_addr))
 }
 
 async fn listen(

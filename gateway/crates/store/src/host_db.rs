@@ -26,7 +26,7 @@ pub struct StoreOptions {
 /// Id of a tenant. Minted by [`HostDb::ensure_tenant`] only: 16 characters of `[a-z0-9]`. There is no way to make one
 /// from a client's text, and none to read one from JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TenantId(String);
+pub struct TenantId(pub(crate) String);
 
 impl TenantId {
     /// The id as text, for labels and logs.
@@ -73,7 +73,7 @@ pub struct Credential {
 
 /// The host database. Small and rarely written: one connection behind a lock, calls block for at most one commit.
 pub struct HostDb {
-    conn: Mutex<Connection>,
+    pub(crate) conn: Mutex<Connection>,
     tenants_dir: std::path::PathBuf,
     key: [u8; 32],
     epoch: i64,

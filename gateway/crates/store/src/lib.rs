@@ -18,9 +18,11 @@ mod readings;
 mod repo;
 mod scripted;
 mod snapshot;
+mod starts;
 mod state_dir;
 mod stats;
 mod tenant_db;
+mod workspace;
 mod writer;
 
 pub use error::StoreError;
@@ -35,9 +37,11 @@ pub use snapshot::{
     CheckedDatabase, DatabaseKind, Snapshot, SnapshotId, SnapshotOf, TenantSnapshot,
     check_database, reseal, snapshot,
 };
+pub use starts::{KeptOff, StartHistory, StartStage};
 pub use state_dir::StateDir;
 pub use stats::CommitStats;
 pub use tenant_db::{StoreExec, SyncMode, TenantDb};
+pub use workspace::{WorkspaceFile, Workspaces};
 pub use writer::{Pending, WriterPool};
 
 /// Result of this crate.

@@ -46,6 +46,8 @@ pub const MAX_CONTENT_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_OUTBOX_TEXT_BYTES: usize = 1024 * 1024;
 /// Bytes of one remembered response.
 pub const MAX_IDEMPOTENT_RESPONSE_BYTES: usize = 1024 * 1024;
+/// Bytes of the largest file of an agent's workspace that is read.
+pub const WORKSPACE_FILE_MAX_BYTES: u64 = 64 * 1024;
 /// Bytes of one blob.
 pub const MAX_BLOB_BYTES: usize = 64 * 1024 * 1024;
 /// Guest requests of one account that may wait or be under way.

@@ -15,11 +15,13 @@ const MIN_SQLITE: i32 = 3_051_003;
 const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_tenant.sql")),
     M::up(include_str!("../migrations/0002_cron.sql")),
+    M::up(include_str!("../migrations/0003_tenant.sql")),
     M::up(include_str!("../migrations/0004_tenant_audit.sql")),
     M::up(include_str!("../migrations/0005_responses.sql")),
 ];
 const HOST: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_host.sql")),
+    M::up(include_str!("../migrations/0003_host.sql")),
     M::up(include_str!("../migrations/0005_host_api_keys.sql")),
 ];
 

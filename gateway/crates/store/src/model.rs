@@ -584,6 +584,8 @@ pub struct BootRow {
     pub error: Option<String>,
     /// What it logged.
     pub log: Option<String>,
+    /// How often it was begun in this boot.
+    pub tries: i64,
 }
 
 /// A job that comes due by itself.

@@ -83,6 +83,11 @@ impl StateDir {
         &self.path
     }
 
+    /// The workspaces of its agents.
+    pub fn workspaces(&self) -> crate::Workspaces {
+        crate::Workspaces::new(self.path.join("workspaces"))
+    }
+
     /// Where a tenant's files are.
     pub fn tenant_dir(&self, tenant: &TenantRow) -> PathBuf {
         self.path.join("tenants").join(&tenant.dir)

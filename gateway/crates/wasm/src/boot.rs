@@ -29,7 +29,7 @@ pub struct BootContext {
     pub idempotency_key: String,
 }
 
-/// How a run ended. Never blocks the start by itself: what a failure means is in the manifest's `on_error`.
+/// How a run ended. Never blocks the start by itself: what a failure means is the operator's or the manifest's `on_error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootReport {
     /// The script's line, or why it failed.

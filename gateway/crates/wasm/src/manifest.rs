@@ -265,11 +265,11 @@ pub enum BootWhen {
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
     /// It is recorded.
-    #[default]
     Continue,
-    /// The tenant is reported degraded.
+    /// It is recorded, and the tenant's health is degraded.
+    #[default]
     Degrade,
-    /// The start fails.
+    /// The tenant takes no work; for the tenant `main` the gateway does not start.
     Abort,
 }
 
@@ -282,7 +282,7 @@ pub struct Boot {
     /// Wall milliseconds.
     #[serde(default = "boot_ms")]
     pub timeout_ms: u64,
-    /// What a failure does.
+    /// What a failure does, unless the operator's configuration says otherwise.
     #[serde(default)]
     pub on_error: OnError,
     /// Gateway methods that it may call: the only ones.

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use gateway_config::BootScriptSettings;
+use gateway_config::{BootOnError, BootScriptSettings};
 use gateway_protocol::error::RpcError;
-use gateway_protocol::methods::system::{BootListResult, BootScriptRow};
+use gateway_protocol::methods::system::{BootHealth, BootListResult, BootScriptRow, PartState};
 use gateway_protocol::scope::ScopeSet;
 use gateway_wasm::manifest::{BootWhen, OnError, World};
 use gateway_wasm::{
@@ -32,17 +32,72 @@ const KEEP_RUNS: i64 = 200;
 /// Runs that a listing looks through.
 const LISTED_RUNS: i64 = 100;
 
-/// Runs the scripts of one tenant.
-///
-/// # Errors
-/// A text when a script failed whose manifest says `abort`. Everything else is recorded and reported.
-pub async fn run_all(host: &Arc<Host>, tenant: &Arc<Tenant>) -> Result<(), String> {
+/// Why a start does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("boot script {script:?} of tenant {tenant} failed and its policy is abort: {why}")]
+pub struct BootAbort {
+    /// Slug of the tenant.
+    pub tenant: String,
+    /// The script.
+    pub script: String,
+    /// What it said.
+    pub why: String,
+}
+
+impl BootAbort {
+    /// What an operator can do.
+    #[must_use]
+    pub fn next_step(&self) -> String {
+        let at = match self.tenant.as_str() {
+            gateway_config::MAIN_TENANT => String::new(),
+            slug => format!("tenants.{slug}."),
+        };
+        format!(
+            "mend what it says, or set {at}boot.scripts.{}.onError to \"degrade\" (or enabled to false)",
+            self.script
+        )
+    }
+}
+
+/// What its failure does: the operator's word, else the package's.
+fn policy(tenant: &Tenant, settings: &BootScriptSettings) -> BootOnError {
+    settings.on_error.unwrap_or_else(|| {
+        let boot = plugin_of(tenant, &settings.id).and_then(|p| p.manifest.boot.as_ref());
+        match boot.map_or_else(OnError::default, |boot| boot.on_error) {
+            OnError::Continue => BootOnError::Continue,
+            OnError::Degrade => BootOnError::Degrade,
+            OnError::Abort => BootOnError::Abort,
+        }
+    })
+}
+
+fn plugin_of<'t>(tenant: &'t Tenant, id: &str) -> Option<&'t Arc<gateway_wasm::Plugin>> {
+    let mut plugins = tenant.shared().plugin_set.iter();
+    plugins.find(|plugin| plugin.manifest.id == id)
+}
+
+/// Why a script runs at a start of this tenant; `None`: it does not.
+fn reason(tenant: &Tenant, boot: &gateway_wasm::manifest::Boot) -> Option<BootReason> {
+    let main = tenant.slug() == gateway_config::MAIN_TENANT;
+    if main && boot.when.contains(&BootWhen::HostStart) {
+        Some(BootReason::HostStart)
+    } else if boot.when.contains(&BootWhen::TenantStart) {
+        Some(BootReason::TenantStart)
+    } else {
+        None
+    }
+}
+
+/// Runs the scripts of one tenant at its start. Gives the first that failed and whose policy is `abort`; everything else is
+/// recorded and shown in health.
+pub(crate) async fn run_all(host: &Arc<Host>, tenant: &Arc<Tenant>) -> Option<BootAbort> {
     let scripts = tenant.settings().boot.clone();
     if scripts.iter().all(|script| !script.enabled) {
-        return Ok(());
+        return None;
     }
+    let _one = tenant.booting().lock().await;
     let fresh = tenant.new_id();
-    let boot_id = tenant
+    let begun = tenant
         .db()
         .write(move |w| {
             let id = match w.meta_get(BOOT_ID)? {
@@ -55,24 +110,144 @@ pub async fn run_all(host: &Arc<Host>, tenant: &Arc<Tenant>) -> Result<(), Strin
             w.meta_set(LAST_BOOT_ID, &id)?;
             Ok(id)
         })
-        .await
-        .map_err(|error| error.to_string())?;
+        .await;
+    let boot_id = match begun {
+        Ok(id) => id,
+        Err(error) => {
+            not_run(tenant, &error.to_string());
+            return None;
+        }
+    };
     let mut abort = None;
     for script in scripts.iter().filter(|script| script.enabled) {
         if let Err(why) = run_one(host, tenant, script, &boot_id).await {
-            abort.get_or_insert(why);
+            abort = abort.or_else(|| aborts(tenant, script, why));
         }
     }
-    tenant
+    let ended = tenant
         .db()
         .write(move |w| {
             w.meta_delete(BOOT_ID)?;
             w.prune_boot_runs(KEEP_RUNS)?;
             Ok(())
         })
+        .await;
+    if let Err(error) = ended {
+        tenant.log(
+            "error",
+            &format!("the end of the boot is not recorded: {error}"),
+        );
+    }
+    publish(tenant).await;
+    abort
+}
+
+fn aborts(tenant: &Tenant, script: &BootScriptSettings, why: String) -> Option<BootAbort> {
+    (policy(tenant, script) == BootOnError::Abort).then(|| BootAbort {
+        tenant: tenant.slug().to_owned(),
+        script: script.id.clone(),
+        why,
+    })
+}
+
+/// The store is out of order: no script can run, and health says so.
+fn not_run(tenant: &Tenant, why: &str) {
+    tenant.log("error", &format!("boot scripts did not run: {why}"));
+    tenant.health().set_boot(Some(BootHealth {
+        state: PartState::Degraded,
+        message: Some(format!("boot scripts did not run: {why}")),
+        ..BootHealth::default()
+    }));
+}
+
+/// `boot.run`: the enabled scripts, or one of them, once more, under a boot id of its own. The tenant starts if a script
+/// kept it from starting and none does any more.
+///
+/// # Errors
+/// A script that is not configured or not enabled, and those of the store.
+pub async fn run_again(
+    host: &Arc<Host>,
+    tenant: &Arc<Tenant>,
+    only: Option<&str>,
+) -> Result<BootListResult, RpcError> {
+    let scripts: Vec<BootScriptSettings> = tenant
+        .settings()
+        .boot
+        .iter()
+        .filter(|script| only.map_or(script.enabled, |id| script.id == id))
+        .cloned()
+        .collect();
+    if let Some(id) = only {
+        match scripts.first() {
+            None => {
+                return Err(RpcError::not_found("boot script")
+                    .with("scriptId", gateway_protocol::error::echo(id)));
+            }
+            Some(script) if !script.enabled => {
+                return Err(RpcError::invalid(format!(
+                    "boot script {id:?} is not enabled (boot.scripts.{id}.enabled)"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    let _one = tenant.booting().lock().await;
+    let boot_id = tenant.new_id();
+    let id = boot_id.clone();
+    tenant
+        .db()
+        .write(move |w| w.meta_set(LAST_BOOT_ID, &id))
         .await
-        .map_err(|error| error.to_string())?;
-    abort.map_or(Ok(()), Err)
+        .map_err(|error| store_error(tenant, &error))?;
+    for script in &scripts {
+        // Recorded and shown; what it means for the tenant is decided below.
+        let _ = run_one(host, tenant, script, &boot_id).await;
+    }
+    let listed = list(tenant).await?;
+    let stuck = listed
+        .scripts
+        .iter()
+        .any(|row| row.state == "failed" && row.on_error == BootOnError::Abort.as_str());
+    tenant.health().set_boot(Some(health_of(&listed)));
+    if !stuck {
+        crate::start::resume(tenant).await;
+    }
+    Ok(listed)
+}
+
+/// Shows in health how the scripts are.
+async fn publish(tenant: &Arc<Tenant>) {
+    match list(tenant).await {
+        Ok(listed) => tenant.health().set_boot(Some(health_of(&listed))),
+        Err(error) => not_run(tenant, &error.message),
+    }
+}
+
+fn health_of(listed: &BootListResult) -> BootHealth {
+    let failed: Vec<String> = listed
+        .scripts
+        .iter()
+        .filter(|row| row.state == "failed" && row.on_error != BootOnError::Continue.as_str())
+        .map(|row| {
+            let why = row.message.as_deref().unwrap_or("no reason given");
+            format!("{}: {why}", row.id)
+        })
+        .collect();
+    BootHealth {
+        state: if failed.is_empty() {
+            PartState::Ok
+        } else {
+            PartState::Degraded
+        },
+        message: (!failed.is_empty()).then(|| failed.join("; ")),
+        boot_id: listed.boot_id.clone(),
+        scripts: listed
+            .scripts
+            .iter()
+            .filter(|row| !matches!(row.state.as_str(), "disabled" | "skipped"))
+            .cloned()
+            .collect(),
+    }
 }
 
 async fn run_one(
@@ -82,23 +257,16 @@ async fn run_one(
     boot_id: &str,
 ) -> Result<(), String> {
     let shared = tenant.shared();
-    let plugin = shared
-        .plugin_set
-        .iter()
-        .find(|plugin| plugin.manifest.id == settings.id);
-    let (Some(engines), Some(plugin)) = (&shared.plugins, plugin) else {
-        record(
-            tenant,
-            &settings.id,
-            boot_id,
-            Err(format!(
-                "there is no plugin {:?} in the directory of --wasm-dir",
-                settings.id
-            )),
-            None,
-        )
+    let refuse = async |why: String| {
+        record(tenant, &settings.id, boot_id, Err(why.clone()), None).await;
+        Err(why)
+    };
+    let (Some(engines), Some(plugin)) = (&shared.plugins, plugin_of(tenant, &settings.id)) else {
+        return refuse(format!(
+            "there is no plugin {:?} in the directory of --wasm-dir",
+            settings.id
+        ))
         .await;
-        return Ok(());
     };
     let Some(boot) = plugin
         .manifest
@@ -106,22 +274,9 @@ async fn run_one(
         .as_ref()
         .filter(|_| plugin.manifest.world == World::BootV0_1)
     else {
-        record(
-            tenant,
-            &settings.id,
-            boot_id,
-            Err(format!("plugin {:?} is not a boot script", settings.id)),
-            None,
-        )
-        .await;
-        return Ok(());
+        return refuse(format!("plugin {:?} is not a boot script", settings.id)).await;
     };
-    let main = tenant.slug() == gateway_config::MAIN_TENANT;
-    let reason = if main && boot.when.contains(&BootWhen::HostStart) {
-        BootReason::HostStart
-    } else if boot.when.contains(&BootWhen::TenantStart) {
-        BootReason::TenantStart
-    } else {
+    let Some(reason) = reason(tenant, boot) else {
         return Ok(());
     };
     let (script, id, now) = (settings.id.clone(), boot_id.to_owned(), tenant.now_ms());
@@ -130,8 +285,9 @@ async fn run_one(
         .write(move |w| w.begin_boot_run(&script, &id, now))
         .await;
     if let Err(error) = begun {
-        tenant.log("error", &format!("boot script {}: {error}", settings.id));
-        return Ok(());
+        let why = format!("it was not begun, since that could not be recorded: {error}");
+        tenant.log("error", &format!("boot script {}: {why}", settings.id));
+        return Err(why);
     }
     let io = Arc::new(Io {
         host: Arc::downgrade(host),
@@ -158,26 +314,13 @@ async fn run_one(
     };
     let report = gateway_wasm::run_boot(engines, plugin, context, io.clone()).await;
     let log = io.log.lock().join("\n");
-    let failed = (!report.ok).then(|| report.summary.clone());
-    record(
-        tenant,
-        &settings.id,
-        boot_id,
-        if report.ok {
-            Ok(report.summary)
-        } else {
-            Err(report.summary)
-        },
-        Some(log),
-    )
-    .await;
-    match (failed, boot.on_error) {
-        (Some(why), OnError::Abort) => Err(format!(
-            "boot script {:?} failed and its manifest says abort: {why}",
-            settings.id
-        )),
-        _ => Ok(()),
-    }
+    let outcome = if report.ok {
+        Ok(report.summary)
+    } else {
+        Err(report.summary)
+    };
+    record(tenant, &settings.id, boot_id, outcome.clone(), Some(log)).await;
+    outcome.map(drop)
 }
 
 async fn record(
@@ -237,11 +380,11 @@ pub async fn list(tenant: &Arc<Tenant>) -> Result<BootListResult, RpcError> {
         .boot
         .iter()
         .map(|script| {
-            let plugin = tenant
-                .shared()
-                .plugin_set
-                .iter()
-                .find(|plugin| plugin.manifest.id == script.id);
+            let plugin = plugin_of(tenant, &script.id);
+            // A plugin that is missing fails at the start, and is no reason to skip it.
+            let skipped = plugin
+                .and_then(|plugin| plugin.manifest.boot.as_ref())
+                .is_some_and(|boot| reason(tenant, boot).is_none());
             let run = runs.iter().find(|run| run.script_id == script.id);
             BootScriptRow {
                 id: script.id.clone(),
@@ -250,9 +393,12 @@ pub async fn list(tenant: &Arc<Tenant>) -> Result<BootListResult, RpcError> {
                     .unwrap_or_default(),
                 state: match (script.enabled, run) {
                     (false, _) => "disabled".to_owned(),
+                    (true, _) if skipped => "skipped".to_owned(),
                     (true, None) => "pending".to_owned(),
                     (true, Some(run)) => run.state.clone(),
                 },
+                on_error: policy(tenant, script).as_str().to_owned(),
+                tries: run.map_or(0, |run| u64::try_from(run.tries).unwrap_or(0)),
                 started_at: run.map(|run| run.started_at),
                 duration_ms: run.and_then(|run| u64::try_from(run.ended_at? - run.started_at).ok()),
                 message: run.and_then(|run| {

@@ -123,6 +123,16 @@ pub(crate) async fn start(tenant: &Arc<Tenant>) {
     follow(tenant).await;
 }
 
+/// Ends it until [`start`] is called again: nothing comes due.
+pub(crate) fn halt(tenant: &Arc<Tenant>) {
+    let cron = tenant.cron();
+    {
+        let mut gate = cron.gate.lock();
+        (gate.begun, gate.open) = (false, false);
+    }
+    cron.changed.notify_one();
+}
+
 /// Brings heartbeats and the runner in line with the tenant's settings: at the start, and after they changed.
 pub(crate) async fn follow(tenant: &Arc<Tenant>) {
     if !tenant.cron().gate.lock().begun {

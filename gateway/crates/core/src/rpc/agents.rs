@@ -5,11 +5,12 @@ use std::time::Duration;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::methods::NoParams;
 use gateway_protocol::methods::agents::{
-    AgentModel, AgentParams, AgentPayload, AgentResult, AgentRow, AgentRunMeta, AgentRunResult,
-    AgentWaitParams, AgentWaitResult, AgentsListResult, ModelRow, ModelsListParams,
-    ModelsListResult, TerminalReply, agent_message_scope,
+    AgentFile, AgentModel, AgentParams, AgentPayload, AgentResult, AgentRow, AgentRunMeta,
+    AgentRunResult, AgentWaitParams, AgentWaitResult, AgentsFilesGetParams, AgentsFilesGetResult,
+    AgentsListResult, ModelRow, ModelsListParams, ModelsListResult, TerminalReply,
+    agent_message_scope,
 };
-use gateway_store::RunState;
+use gateway_store::{RunState, StoreError};
 
 use super::{chat, error};
 use crate::cx::Cx;
@@ -34,6 +35,56 @@ pub(super) fn list(cx: &Cx, _: NoParams) -> Result<Reply<AgentsListResult>, RpcE
             })
             .collect(),
     }))
+}
+
+/// The files of a workspace that have a meaning here.
+const WORKSPACE_FILES: &[&str] = &["BOOT.md"];
+/// Label of the place where they are; never a path.
+const WORKSPACE_LABEL: &str = "workspace";
+
+pub(super) async fn file(
+    cx: Cx,
+    p: AgentsFilesGetParams,
+) -> Result<AgentsFilesGetResult, RpcError> {
+    let agent = error::agent_id(&cx.tenant.agents(), &p.agent_id)?;
+    let name = WORKSPACE_FILES
+        .iter()
+        .find(|name| **name == p.name.as_str())
+        .ok_or_else(|| {
+            RpcError::invalid(format!(
+                "the files of a workspace are {}",
+                WORKSPACE_FILES.join(", ")
+            ))
+        })?;
+    let (tenant, agent_id) = (cx.tenant.clone(), agent.as_str().to_owned());
+    let id = agent_id.clone();
+    let found = tokio::task::spawn_blocking(move || {
+        let workspaces = &tenant.shared().workspaces;
+        workspaces.read(tenant.slug(), &id, name)
+    })
+    .await
+    .map_err(|_| RpcError::unavailable("the gateway is stopping"))?
+    .map_err(|e| match e {
+        StoreError::Limit(limit) => RpcError::new(
+            DetailCode::PayloadTooLarge,
+            format!("{name} is larger than the gateway reads"),
+        )
+        .with("limit", limit),
+        StoreError::Unfit(why) => RpcError::invalid(why),
+        other => error::store(&cx.tenant, &other),
+    })?;
+    Ok(AgentsFilesGetResult {
+        agent_id,
+        workspace: WORKSPACE_LABEL.to_owned(),
+        file: AgentFile {
+            name: (*name).to_owned(),
+            path: (*name).to_owned(),
+            missing: found.is_none(),
+            size: found.as_ref().map(|file| file.bytes),
+            updated_at_ms: found.as_ref().and_then(|file| file.changed_ms),
+            content: found.map(|file| file.text),
+        },
+    })
 }
 
 pub(super) fn models(cx: &Cx, p: ModelsListParams) -> Result<Reply<ModelsListResult>, RpcError> {

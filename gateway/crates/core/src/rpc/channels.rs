@@ -8,7 +8,7 @@ use gateway_protocol::methods::channels::{
     ChannelsStopParams, ChannelsSwitchResult, OutboxListParams, OutboxListResult, SendParams,
     SendResult,
 };
-use gateway_protocol::methods::system::BootListResult;
+use gateway_protocol::methods::system::{BootListResult, BootRunParams};
 use std::sync::Arc;
 
 use crate::cx::Cx;
@@ -81,4 +81,18 @@ pub(super) async fn boot_list(cx: Cx, _: NoParams) -> Result<BootListResult, Rpc
             scripts: Vec::new(),
         }),
     }
+}
+
+pub(super) async fn boot_run(cx: Cx, p: BootRunParams) -> Result<BootListResult, RpcError> {
+    let Some(host) = cx.tenant.shared().configuration.host() else {
+        return Err(RpcError::unavailable("the gateway is stopping"));
+    };
+    let tenant = cx.tenant.clone();
+    // Beside the caller: a script that has begun ends, also when nobody waits for it any more.
+    let work = cx.tenant.tasks().spawn(async move {
+        let only = p.script_id.as_ref().map(|id| id.as_str());
+        crate::boot::run_again(&host, &tenant, only).await
+    });
+    work.await
+        .unwrap_or_else(|_| Err(RpcError::unavailable("the gateway is stopping")))
 }

@@ -15,6 +15,8 @@ crate::methods! {
     ModelsList = "models.list", Operator(Read), Query, (ModelsListParams) -> ModelsListResult;
     /// Run an agent: one answer when the run is accepted, one when it is over (`/new` and `/reset` need admin).
     Agent = "agent", Operator(Write), Wait, (AgentParams) -> AgentResult;
+    /// A text of an agent's workspace.
+    AgentsFilesGet = "agents.files.get", Operator(Read), Query, (AgentsFilesGetParams) -> AgentsFilesGetResult;
     /// Wait for a run to end.
     AgentWait = "agent.wait", Operator(Write), Wait, (AgentWaitParams) -> AgentWaitResult;
 }
@@ -62,6 +64,54 @@ pub struct AgentModel {
     /// `provider/model`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
+}
+
+crate::params! {
+    /// Parameters of `agents.files.get`.
+    AgentsFilesGetParams {
+        required {
+            /// The agent.
+            "agentId" agent_id: NonEmpty,
+            /// The file: `BOOT.md`.
+            "name" name: NonEmpty,
+        }
+        optional {}
+        ignored {}
+        refused {}
+    }
+}
+
+/// Result of `agents.files.get`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentsFilesGetResult {
+    /// The agent.
+    pub agent_id: String,
+    /// Where its files are; a label, not a path.
+    pub workspace: String,
+    /// The file.
+    pub file: AgentFile,
+}
+
+/// A text of an agent's workspace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentFile {
+    /// Its name.
+    pub name: String,
+    /// The same: files are named, not their places.
+    pub path: String,
+    /// There is no such file; the rest is absent then.
+    pub missing: bool,
+    /// Its length in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// When it changed, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at_ms: Option<i64>,
+    /// Its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
 }
 
 crate::params! {
@@ -139,8 +189,8 @@ crate::params! {
             "lane": "Each session is its own lane.",
             "cleanupBundleMcpOnRunEnd": "There are no bundled MCP servers.",
             "voiceWakeTrigger": "A hint for statistics.",
-            "bootstrapContextMode": "There are no workspace files.",
-            "bootstrapContextRunKind": "There are no workspace files.",
+            "bootstrapContextMode": "A run gets no files of the workspace.",
+            "bootstrapContextRunKind": "A run gets no files of the workspace.",
         }
         refused {
             "provider": "The agent's configuration names the model.",

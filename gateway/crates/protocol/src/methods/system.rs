@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::NoParams;
+use crate::value::Text;
 
 crate::methods! {
     /// The health snapshot of the tenant.
@@ -19,6 +20,9 @@ crate::methods! {
     GatewayIdentityGet = "gateway.identity.get", Operator(Read), Query, (NoParams) -> GatewayIdentityResult;
     /// Boot scripts and how their last runs ended.
     BootList = "boot.list", Operator(Read), Query, (NoParams) -> BootListResult, ours;
+    /// Run the boot scripts again, or one of them; answers when they are over. A tenant that a script kept from starting
+    /// starts when none of them does any more.
+    BootRun = "boot.run", Operator(Admin), Wait, (BootRunParams) -> BootListResult, ours;
 }
 
 crate::params! {
@@ -29,6 +33,19 @@ crate::params! {
         ignored {
             "probe": "The snapshot is kept fresh all the time, so nothing needs to be probed.",
         }
+        refused {}
+    }
+}
+
+crate::params! {
+    /// Parameters of `boot.run`.
+    BootRunParams {
+        required {}
+        optional {
+            /// Only this script.
+            "scriptId" script_id: Text<1, 64>,
+        }
+        ignored {}
         refused {}
     }
 }
@@ -85,6 +102,15 @@ pub struct HealthSnapshot {
     /// Proofs that the gateway can take on work; not in `hello-ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readiness: Option<ReadinessHealth>,
+    /// Boot scripts; absent where there are none, and in `hello-ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootHealth>,
+    /// Why the tenant takes no work; absent while it does, and in `hello-ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldHealth>,
+    /// Safe mode of the gateway; absent when it is off, and in `hello-ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_mode: Option<SafeModeHealth>,
 }
 
 /// Proofs that the gateway can take on work, as old as the snapshot.
@@ -101,6 +127,53 @@ pub struct ReadinessHealth {
     pub commit_age_ms: Option<u64>,
     /// Milliseconds since the runtime turned last.
     pub tick_age_ms: u64,
+}
+
+/// The boot scripts of the tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootHealth {
+    /// Degraded when a script failed whose policy is `degrade` or `abort`.
+    pub state: PartState,
+    /// Which, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Id of the boot.
+    pub boot_id: String,
+    /// The scripts that ran, in the order in which they did.
+    pub scripts: Vec<BootScriptRow>,
+}
+
+/// A tenant that takes no work: its operators can connect and look, and everything else is answered `UNAVAILABLE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldHealth {
+    /// Always degraded.
+    pub state: PartState,
+    /// `boot-script` or `safe-mode`.
+    pub reason: String,
+    /// Why, and what to do.
+    pub message: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since: i64,
+    /// When it is tried again by itself, milliseconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<i64>,
+}
+
+/// Safe mode: after a crash loop tenants are started one by one, and the one whose start ends the process is kept off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SafeModeHealth {
+    /// Always degraded.
+    pub state: PartState,
+    /// Why, and what happens next.
+    pub message: String,
+    /// Since when, milliseconds since the Unix epoch.
+    pub since: i64,
+    /// Tenants that are kept off. Shown to the tenant `main` only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<String>,
 }
 
 /// How a part of the gateway is.
@@ -479,6 +552,10 @@ pub struct BootScriptRow {
     pub version: String,
     /// `pending`, `running`, `ok`, `failed`, `skipped` or `disabled`.
     pub state: String,
+    /// What its failure does: `continue`, `degrade` or `abort`.
+    pub on_error: String,
+    /// How often it was begun in this boot: more than once after a crash while booting.
+    pub tries: u64,
     /// When it began, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<i64>,

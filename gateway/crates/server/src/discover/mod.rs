@@ -11,7 +11,7 @@ use std::sync::Weak;
 use gateway_config::{Bind, DiscoverySettings, GatewaySettings, MdnsMode};
 use gateway_core::host::Host;
 use gateway_protocol::CertPin;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::tls::{self, CertificateStatus};
@@ -120,11 +120,13 @@ pub(crate) struct Findable {
 }
 
 impl Findable {
-    /// Writes the zone, then announces until `stop`. Begins when channels have started, before boot scripts.
+    /// Writes the zone, then announces until `stop`. Begins when channels and schedules have started; `begun` ends when boot
+    /// scripts may run.
     pub(crate) async fn run(
         self,
         host: Weak<Host>,
         mut sidecars: watch::Receiver<bool>,
+        begun: oneshot::Sender<()>,
         stop: CancellationToken,
     ) {
         tokio::select! {
@@ -162,6 +164,7 @@ impl Findable {
                 }
             }
         }
+        let _ = begun.send(());
         mdns::advertise(teller, now, self.certificate.clone(), stop).await;
     }
 }

@@ -1,9 +1,11 @@
-//! Liveness and readiness. Without a credential: two words, the same for everybody; an operator is told why.
+//! Liveness and readiness. Without a credential: in which time of its life the gateway is, the same for everybody; an operator is
+//! told why.
 
 use axum::{Extension, Router, body::Body, routing::get};
 use gateway_core::cx::Surface;
 use gateway_protocol::scope::Scope;
 use http::{HeaderMap, Response, StatusCode, header};
+use serde_json::json;
 
 use super::{Ask, auth, reply};
 
@@ -20,33 +22,43 @@ async fn live() -> Response<Body> {
     reply::json(StatusCode::OK, r#"{"ok":true,"status":"live"}"#)
 }
 
+/// A stranger learns of the process and of `main`, whose operator is the host's; how another tenant is, its operators alone.
 async fn ready(Extension(ask): Extension<Ask>, headers: HeaderMap) -> Response<Body> {
-    let found = ask.app.host.readiness();
-    let status = match found.is_ready() {
+    let app = &ask.app;
+    let found = app.host.readiness();
+    let status = |ready| match ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
     if !headers.contains_key(header::AUTHORIZATION) {
-        return match found.is_ready() {
-            true => reply::json(status, r#"{"ready":true}"#),
-            false => reply::json(status, r#"{"ready":false}"#),
+        let time = app.failing(app.host.main_tenant().as_deref());
+        let ready = time.is_none() && found.is_ready();
+        let body = match time {
+            Some(time) => json!({ "ready": ready, "failing": [time] }),
+            None => json!({ "ready": ready }),
         };
+        return reply::json(status(ready), body.to_string());
     }
-    let caller = match auth::caller(&ask, &headers, Surface::JsonRpcHttp, "probe") {
-        Ok((_, caller)) => caller,
+    let (known, caller) = match auth::caller(&ask, &headers, Surface::JsonRpcHttp, "probe") {
+        Ok(found) => found,
         Err(refused) => return refused,
     };
     if !caller.scopes.allows(Scope::Read) {
         return reply::error(StatusCode::FORBIDDEN, "this needs the scope operator.read");
     }
-    let failing: Vec<&str> = found.reasons.iter().map(|r| r.as_str()).collect();
-    let shared = ask.app.host.shared();
-    let body = serde_json::json!({
-        "ready": found.is_ready(),
+    let faults = found.reasons.iter().filter(|reason| reason.is_fault());
+    let failing: Vec<&str> = app
+        .failing(Some(&known.tenant))
+        .into_iter()
+        .chain(faults.map(|reason| reason.as_str()))
+        .collect();
+    let shared = app.host.shared();
+    let body = json!({
+        "ready": failing.is_empty(),
         "failing": failing,
         "uptimeMs": shared.clock.now_ms().saturating_sub(shared.started_ms).max(0),
         "commitAgeMs": found.commit_age_ms,
         "eventLoop": { "ageMs": found.tick_age_ms },
     });
-    reply::json(status, body.to_string())
+    reply::json(status(failing.is_empty()), body.to_string())
 }

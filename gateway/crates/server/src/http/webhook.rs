@@ -38,6 +38,10 @@ async fn webhook(
         TenantHint::Unnamed => ask.app.host.main_tenant(),
         TenantHint::Nobody => None,
     };
+    if tenant.as_ref().is_some_and(|t| t.hold().is_some()) {
+        // Platforms try again later.
+        return reply::error(StatusCode::SERVICE_UNAVAILABLE, "the tenant takes no work");
+    }
     let found = tenant
         .as_ref()
         .and_then(|t| t.channels())

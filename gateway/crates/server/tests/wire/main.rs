@@ -11,6 +11,7 @@ mod openapi;
 mod programs;
 mod responses;
 mod sockets;
+mod start;
 mod strict;
 mod support;
 mod surfaces;

@@ -45,6 +45,17 @@ pub fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) ->
         .enable_all()
         .build()
         .unwrap();
+    let gw = starting(rt, more, change);
+    gw.wait_ready();
+    gw
+}
+
+/// A gateway on this runtime that listens, and may not be ready.
+pub fn starting(
+    rt: tokio::runtime::Runtime,
+    more: &str,
+    change: impl FnOnce(&mut GatewayServerOptions),
+) -> Gateway {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path(), TOKEN, more);
     let mut host = HostOptions::new(dir.path(), settings);
@@ -55,10 +66,6 @@ pub fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) ->
     change(&mut options);
     options.runtime = Some(rt.handle().clone());
     let server = rt.block_on(start_gateway_server(options)).unwrap();
-    rt.block_on(async {
-        let mut ready = server.host().ready();
-        ready.wait_for(|r| *r).await.unwrap();
-    });
     Gateway {
         addr: server.local_addr(),
         rt,
@@ -91,6 +98,13 @@ pub fn plain() -> Gateway {
 }
 
 impl Gateway {
+    pub fn wait_ready(&self) {
+        let mut ready = self.server.as_ref().unwrap().host().ready();
+        self.rt.block_on(async {
+            ready.wait_for(|r| *r).await.unwrap();
+        });
+    }
+
     pub fn tcp(&self) -> TcpStream {
         let s = TcpStream::connect(self.addr).unwrap();
         s.set_nodelay(true).unwrap();

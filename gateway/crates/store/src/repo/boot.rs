@@ -4,7 +4,7 @@ use super::{Read, Write, page_limit};
 use crate::{BootRow, Result, StoreError};
 use rusqlite::{Row, params};
 
-const COLUMNS: &str = "script_id, boot_id, state, started_at, ended_at, error, log";
+const COLUMNS: &str = "script_id, boot_id, state, started_at, ended_at, error, log, tries";
 
 fn map(r: &Row<'_>) -> rusqlite::Result<BootRow> {
     Ok(BootRow {
@@ -15,6 +15,7 @@ fn map(r: &Row<'_>) -> rusqlite::Result<BootRow> {
         ended_at: r.get(4)?,
         error: r.get(5)?,
         log: r.get(6)?,
+        tries: r.get(7)?,
     })
 }
 
@@ -43,7 +44,7 @@ impl Write<'_> {
     pub fn begin_boot_run(&mut self, script_id: &str, boot_id: &str, now_ms: i64) -> Result<()> {
         self.exec(
             "INSERT INTO boot_runs (script_id, boot_id, state, started_at) VALUES (?1, ?2, 'running', ?3)
-             ON CONFLICT DO UPDATE SET state = 'running', started_at = excluded.started_at, ended_at = NULL, error = NULL, log = NULL",
+             ON CONFLICT DO UPDATE SET state = 'running', started_at = excluded.started_at, ended_at = NULL, error = NULL, log = NULL, tries = tries + 1",
             params![script_id, boot_id, now_ms],
         )?;
         Ok(())
