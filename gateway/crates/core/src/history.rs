@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use gateway_protocol::content::{ChatMessage, Role};
 use gateway_protocol::error::{DetailCode, RpcError};
@@ -18,6 +19,9 @@ use crate::limits::{HISTORY_DEFAULT, HISTORY_MAX};
 use crate::openai;
 use crate::rpc::error;
 use crate::session::events::to_chat_message;
+
+/// Messages that are read first when something may be new: mostly it is one.
+const FEW: i64 = 16;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -127,6 +131,8 @@ pub enum Followed {
     Messages(Vec<ChatMessage>),
     /// It was reset or is gone: what was told is not what it is.
     Changed,
+    /// Nothing for a while.
+    Quiet,
     /// It is not told any more: the credential has ended or the gateway stops.
     Ended,
 }
@@ -198,17 +204,19 @@ pub async fn follow(
 }
 
 impl Follower {
-    /// What happens next.
+    /// What happens next, or that nothing did for the time `quiet`.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn next(&mut self) -> Result<Followed, RpcError> {
+    pub async fn next(&mut self, quiet: Duration) -> Result<Followed, RpcError> {
         let stop = self.cx.tenant.stop_token().clone();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Followed::Ended),
                 () = self.sink.rung.notified() => {}
+                // Only the wait ends: what was rung for is always looked at.
+                () = tokio::time::sleep(quiet) => return Ok(Followed::Quiet),
             }
             if self.sink.closed.load(Ordering::Acquire) {
                 return Ok(Followed::Ended);
@@ -219,9 +227,12 @@ impl Follower {
                 .tenant
                 .db()
                 .read(move |r| {
-                    let limit = i64::try_from(HISTORY_MAX).unwrap_or(i64::MAX);
                     let session = r.get_session(&key)?;
-                    let page = r.history(&key, limit, None, 0)?;
+                    let mut page = r.history(&key, FEW, None, 0)?;
+                    if page.items.first().is_some_and(|m| m.seq > last + 1) {
+                        let all = i64::try_from(HISTORY_MAX).unwrap_or(i64::MAX);
+                        page = r.history(&key, all, None, 0)?;
+                    }
                     Ok(session.map(|s| (s.session_id, page.items, last)))
                 })
                 .await

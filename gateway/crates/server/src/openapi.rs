@@ -479,6 +479,32 @@ const OPERATIONS: &[Operation] = &[
     },
 ];
 
+/// Value of `Allow` for an address: what it answers, or what is answered at all where nothing is.
+pub(crate) fn allowed(path: &str) -> String {
+    let here = |op: &&Operation| {
+        let (mut asked, mut known) = (path.split('/'), op.path.split('/'));
+        loop {
+            match (asked.next(), known.next()) {
+                (None, None) => return true,
+                (Some(part), Some(name)) if part == name || name.starts_with('{') => {}
+                _ => return false,
+            }
+        }
+    };
+    let mut methods: Vec<String> = OPERATIONS
+        .iter()
+        .filter(here)
+        .map(|op| op.method.to_ascii_uppercase())
+        .collect();
+    if methods.is_empty() {
+        return "GET, HEAD, POST".to_owned();
+    }
+    if methods.iter().any(|m| m == "GET") {
+        methods.push("HEAD".to_owned());
+    }
+    methods.join(", ")
+}
+
 fn describe(op: &Operation) -> Value {
     let mut parameters: Vec<Value> = op
         .path

@@ -140,13 +140,13 @@ fn event(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 
-/// The follower, and what happened; `None`: nothing for a while.
-type Step = (Follower, Option<Result<Followed, RpcError>>);
+/// The follower, and what happened.
+type Step = (Follower, Result<Followed, RpcError>);
 
 fn wait(mut follower: Follower) -> BoxFuture<'static, Step> {
     async move {
-        let pause = Duration::from_millis(EVENT_STREAM_COMMENT_MS);
-        let happened = tokio::time::timeout(pause, follower.next()).await.ok();
+        let quiet = Duration::from_millis(EVENT_STREAM_COMMENT_MS);
+        let happened = follower.next(quiet).await;
         (follower, happened)
     }
     .boxed()
@@ -189,17 +189,17 @@ impl http_body::Body for Events {
         this.next = None;
         let text = match happened {
             // Shows both sides, and everything between them, that the stream is alive.
-            None => {
+            Ok(Followed::Quiet) => {
                 this.next = Some(wait(follower));
                 ": nothing new\n\n".to_owned()
             }
-            Some(Ok(Followed::Messages(messages))) => {
+            Ok(Followed::Messages(messages)) => {
                 this.next = Some(wait(follower));
                 messages.iter().map(|m| this.told(m)).collect()
             }
-            Some(Ok(Followed::Changed)) => event("changed", &json!({ "sessionKey": this.key })),
-            Some(Ok(Followed::Ended)) => return Poll::Ready(None),
-            Some(Err(error)) => event(
+            Ok(Followed::Changed) => event("changed", &json!({ "sessionKey": this.key })),
+            Ok(Followed::Ended) => return Poll::Ready(None),
+            Err(error) => event(
                 "error",
                 &json!({ "error": { "message": error.message, "type": "server_error", "code": error.detail.row().name } }),
             ),

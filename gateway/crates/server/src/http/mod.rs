@@ -31,7 +31,7 @@ use crate::{
     app::App,
     guard::{FORWARDING, Refused},
     limits::MAX_REQUESTS_PER_CONNECTION,
-    ws,
+    openapi as described, ws,
 };
 
 /// What a handler knows about its request besides the request.
@@ -151,9 +151,10 @@ fn admit(
             StatusCode::METHOD_NOT_ALLOWED,
             "only GET, HEAD and POST are served",
         );
-        refused
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        let allowed = described::allowed(placed.map_or("", |(_, path)| path));
+        if let Ok(allowed) = HeaderValue::try_from(allowed) {
+            refused.headers_mut().insert(header::ALLOW, allowed);
+        }
         return Err(refused);
     }
     let (slug, path) =
