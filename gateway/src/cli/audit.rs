@@ -67,8 +67,8 @@ fn row(entry: &Value) -> Vec<String> {
     let actor = &entry["actor"];
     let who: Vec<String> = ["credential", "address", "client", "surface"]
         .iter()
+        .filter(|key| actor[**key].is_string())
         .map(|key| text(actor, key))
-        .filter(|word| !word.is_empty())
         .collect();
     let what = match &entry["object"] {
         Value::Null => String::new(),

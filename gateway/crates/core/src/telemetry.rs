@@ -60,7 +60,7 @@ fn trace_id(text: &str) -> [u8; 16] {
     let mut id = [0; 16];
     if hex.len() == 32 && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()) {
         for (byte, pair) in id.iter_mut().zip(hex.chunks(2)) {
-            *byte = pair.iter().fold(0, |value, digit| value << 4 | digit);
+            *byte = pair.iter().fold(0, |value, digit| (value << 4) | digit);
         }
     } else {
         let digest = Sha256::digest(text.as_bytes());

@@ -158,7 +158,15 @@ fn nobody_on_this_machine_may_forward_for_others() {
 fn strangers_see_the_page_and_two_words() {
     let gw = plain();
     let tenants = [vec![], vec![("Host", "acme.example")]];
-    let open = ["/", "/app.js", "/style.css", "/healthz", "/readyz"];
+    let open = [
+        "/",
+        "/app.js",
+        "/style.css",
+        "/healthz",
+        "/health",
+        "/readyz",
+        "/ready",
+    ];
     for path in open {
         let first = gw.ask("GET", path, &[], b"");
         assert_eq!(first.status, 200, "{path}");
@@ -182,6 +190,7 @@ fn strangers_see_the_page_and_two_words() {
         ("POST", "/v1/chat/completions"),
         ("POST", "/rpc"),
         ("GET", "/v1/models/openclaw"),
+        ("GET", "/metrics"),
     ] {
         let plain = gw.ask(method, path, &[("Content-Type", "application/json")], b"{}");
         assert_eq!(plain.status, 401, "{path}");
@@ -201,8 +210,6 @@ fn strangers_see_the_page_and_two_words() {
         assert_eq!((known.status, &known.body), (401, &unknown.body), "{path}");
     }
     for path in [
-        "/metrics",
-        "/health",
         "/config",
         "/.well-known/x",
         "/v1",
