@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::limits::ROOM_LEFT_PERCENT;
+use crate::limits::{ROOM_LEFT_MAX_BYTES, ROOM_LEFT_PERCENT};
 use crate::{BackupError, Result};
 
 /// File by which a directory is known as unfinished. It holds the lock of who works on it.
@@ -232,7 +232,7 @@ pub fn room(path: &Path) -> io::Result<Room> {
 /// Refuses what would fill the disk.
 pub(crate) fn need_room(dir: &Path, bytes: u64) -> Result<()> {
     let Ok(room) = room(dir) else { return Ok(()) };
-    let reserve = room.total_bytes / 100 * ROOM_LEFT_PERCENT;
+    let reserve = (room.total_bytes / 100 * ROOM_LEFT_PERCENT).min(ROOM_LEFT_MAX_BYTES);
     if bytes.saturating_add(reserve) > room.free_bytes {
         return Err(BackupError::new(
             format!(
