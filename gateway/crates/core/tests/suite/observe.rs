@@ -137,7 +137,7 @@ async fn numbers_stay_with_their_tenant_and_names_of_strangers_make_no_series() 
     };
     let (own, all) = (shown(acme).await, shown(main).await);
     for line in [
-        "gateway_requests_total{tenant=\"acme\",method=\"unknown\",outcome=\"invalid\"} 3",
+        "gateway_requests_total{tenant=\"acme\",method=\"unknown\",outcome=\"not_found\"} 3",
         "gateway_requests_total{tenant=\"acme\",method=\"chat.send\",outcome=\"ok\"} 1",
         "gateway_runs_total{tenant=\"acme\",outcome=\"ok\"} 1",
         "gateway_run_seconds_count{tenant=\"acme\"} 1",
