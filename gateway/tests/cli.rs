@@ -601,7 +601,8 @@ fn api_keys_are_made_used_and_ended() {
         let mut socket = std::net::TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
         write!(
             socket,
-            "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+            "GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n",
+            gateway.port
         )
         .unwrap();
         let mut answer = String::new();

@@ -13,9 +13,12 @@ URL, TOKEN = env("URL"), env("TOKEN")
 DOCUMENT = pathlib.Path(env("OPENAPI_FILE"))
 # What a schema cannot say (the last message must be of the user, an agent of that name must be there) makes requests wrong
 # that look right: they are answered 400 and not taken.
+# A method that an address does not have is tried with a body: a GET with one is refused as 400 before anybody looks at the
+# address. That such methods are 405 with `Allow` is shown by the gateway's own tests.
 CONFIG = """
 [checks]
 positive_data_acceptance.enabled = false
+unsupported_method.enabled = false
 """
 
 
@@ -30,7 +33,7 @@ def clean():
     config.write_text(CONFIG)
     command = [
         str(pathlib.Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run", str(DOCUMENT),
-        "--url", URL, "--header", f"authorization: Bearer {TOKEN}", "--phases", "examples,coverage,fuzzing",
+        "--url", URL, "--header", f"Authorization: Bearer {TOKEN}", "--phases", "examples,coverage,fuzzing",
         "--max-examples", "40" if os.environ.get("GATEWAY_LONG") else "8", "--seed", "1", "--continue-on-failure",
         "--generation-database", "none", "--request-timeout", "20", "--no-color", "--warnings", "off",
     ]

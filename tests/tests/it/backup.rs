@@ -152,10 +152,10 @@ async fn a_tenant_backs_up_itself_and_nobody_else() {
         };
         std::fs::set_permissions(state.join(path), std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    assert!(config.contains("\n  gateway: {"));
+    assert!(config.contains("\n  tenants: {"));
     let config = config.replacen(
-        "\n  gateway: {",
-        "\n  tenants: { acme: { auth: { token: { store: 'acme-token' } } } },\n  gateway: {",
+        "\n  tenants: {",
+        "\n  tenants: { acme: { auth: { token: { store: 'acme-token' } } },",
         1,
     );
     std::fs::write(state.join("gateway.json5"), config).unwrap();

@@ -256,7 +256,14 @@ async fn short_of_memory_those_who_do_not_read_go_first() {
     let state = dir.path().join("state");
     let gateway = Gateway::start(&state, &[]);
     let (port, token) = (gateway.port, gateway.token());
-    let mut ws = Ws::connect(port, "/", &token).await.unwrap();
+    // It does not hear of sessions that it did not subscribe to: between its calls it does not read.
+    let params = json!({
+        "minProtocol": 4, "maxProtocol": 4,
+        "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "mode": "cli"},
+        "role": "operator", "scopes": ["operator.admin", "operator.read", "operator.write"],
+        "caps": ["session-scoped-events"], "auth": {"token": token},
+    });
+    let mut ws = Ws::connect_with(port, "/", params).await.unwrap();
     turn(&mut ws, "before").await;
     let mut lazy = Vec::new();
     for _ in 0..4 {

@@ -54,10 +54,17 @@ fn merge(into: &mut Value, over: Value) {
 }
 
 fn get(port: u16, path: &str) -> String {
+    ask(port, path, None)
+}
+
+fn ask(port: u16, path: &str, token: Option<&str>) -> String {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let ask = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n");
+    let bearer = token.map_or_else(String::new, |t| format!("authorization: Bearer {t}\r\n"));
+    let ask = format!(
+        "GET {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n{bearer}connection: close\r\n\r\n"
+    );
     socket.write_all(ask.as_bytes()).unwrap();
     let mut answer = String::new();
     let _ = socket.read_to_string(&mut answer);
@@ -209,12 +216,16 @@ async fn boot_md_is_an_agents_turn_and_a_tenants_abort_is_its_own() {
     let refusal = send(port, "acme").await.unwrap_err();
     assert_eq!(refusal["details"]["reason"], "boot-script", "{refusal}");
     assert_eq!(refusal["code"], "UNAVAILABLE");
-    let answer = get(port, "/t/acme/readyz");
+    let answer = ask(port, "/readyz", Some(&token("acme")));
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.contains("boot-scripts"),
         "{answer}"
     );
-    assert!(get(port, "/readyz").starts_with("HTTP/1.1 200"));
+    // Strangers, and other tenants, learn nothing of it.
+    for who in [None, Some(token("beta"))] {
+        let answer = ask(port, "/readyz", who.as_deref());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
     send(port, "main").await.unwrap();
     send(port, "beta").await.unwrap();
 

@@ -1438,8 +1438,8 @@ async fn matrix(owner: &Side, ids: &Ids, caller: &Side) {
     let mut told = BTreeMap::new();
     for method in &methods {
         let name = method["name"].as_str().unwrap();
-        // `connect` comes once for each socket and has its own test.
-        if name == "connect" {
+        // `connect` comes once for each socket and has its own test; a key is made anew by each call, with a secret of its own.
+        if ["connect", "apikeys.create"].contains(&name) {
             continue;
         }
         let params = method["params"].as_array().unwrap();

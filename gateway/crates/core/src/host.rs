@@ -1088,6 +1088,9 @@ impl Host {
         {
             tracing::warn!(%error, "it is not recorded that the gateway was stopped");
         }
+        if let Err(error) = self.host_db.checkpoint() {
+            tracing::debug!(%error, "the log of host.sqlite stays");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gateway_protocol::methods::system::{PartState, ReadinessHealth};
-use gateway_store::{StoreError, TenantDb, WriterPool};
+use gateway_store::{StoreError, TenantDb, TenantId, WriterPool};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -193,19 +193,22 @@ fn reason_of(error: &StoreError) -> Reason {
     }
 }
 
-/// A commit that is on the disk: one of the tenants' own since the last look, or one made for this.
-async fn prove(proofs: &Proofs, db: &TenantDb, seen: &mut u64, now_ms: i64) {
+/// A commit that is on the disk: one of the tenants' own since the last look, or one made for this. False if the store of this
+/// tenant cannot be used at all: that is its own affair.
+async fn prove(proofs: &Proofs, db: &TenantDb, seen: &mut u64, now_ms: i64) -> bool {
     let commits = db.stats().commits.get();
     if commits != std::mem::replace(seen, commits) {
         proofs.answered(Ok(()));
-        return;
+        return true;
     }
     proofs.asked();
     let written = db
         .write(move |w| w.meta_set(PROBE_KEY, &now_ms.to_string()))
         .await;
     *seen = db.stats().commits.get();
+    let usable = !matches!(written, Err(StoreError::Newer(_) | StoreError::Unfit(_)));
     proofs.answered(written.map_err(|error| reason_of(&error)));
+    usable
 }
 
 /// Turns the runtime, and tells every tenant's health when a fault comes or goes.
@@ -245,26 +248,32 @@ async fn tick(host: std::sync::Weak<Host>, stop: CancellationToken) {
 async fn probe(host: std::sync::Weak<Host>, stop: CancellationToken) {
     let mut seen = 0;
     let mut of = None;
+    let mut unusable: Vec<TenantId> = Vec::new();
     loop {
         let Some(alive) = host.upgrade() else { return };
-        let well = alive
-            .tenants()
+        let working = working(&alive);
+        let nobody = working.is_empty();
+        let well = working
             .into_iter()
-            .map(|tenant| tenant.db().clone())
-            .find(|db| db.fault().is_none());
+            .find(|db| db.fault().is_none() && !unusable.contains(db.tenant()));
         let (shared, now_ms) = (alive.shared().clone(), alive.shared().clock.now_ms());
         drop(alive);
         match well {
+            None if nobody => shared.proofs.answered(Ok(())),
             None => shared.proofs.answered(Err(Reason::StoreFailed)),
             Some(db) => {
                 if of.as_ref() != Some(db.tenant()) {
                     of = Some(db.tenant().clone());
                     seen = db.stats().commits.get();
                 }
-                tokio::select! {
+                let usable = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = prove(&shared.proofs, &db, &mut seen, now_ms) => {}
+                    usable = prove(&shared.proofs, &db, &mut seen, now_ms) => usable,
+                };
+                if !usable {
+                    unusable.push(db.tenant().clone());
+                    continue;
                 }
             }
         }
@@ -277,17 +286,29 @@ async fn probe(host: std::sync::Weak<Host>, stop: CancellationToken) {
     }
 }
 
+/// The stores of the tenants that take work. That of one which is held is left alone: it may be what ends the process.
+fn working(host: &Host) -> Vec<TenantDb> {
+    host.tenants()
+        .into_iter()
+        .filter(|tenant| tenant.hold().is_none())
+        .map(|tenant| tenant.db().clone())
+        .collect()
+}
+
 /// The first proof, before anybody is told that the gateway is ready; a store that does not answer is waited for no longer
 /// than until it counts as stuck.
 pub(crate) async fn first(host: &Host) {
-    let well = host.tenants().into_iter().map(|t| t.db().clone());
-    let Some(db) = well.into_iter().find(|db| db.fault().is_none()) else {
-        return;
-    };
     let (proofs, now_ms) = (&host.shared().proofs, host.shared().clock.now_ms());
     let patience = Duration::from_millis(COMMIT_PATIENCE_MS + 1);
-    // The first look finds commits of the start, or makes one.
-    let _ = tokio::time::timeout(patience, prove(proofs, &db, &mut 0, now_ms)).await;
+    let proven = async {
+        for db in working(host) {
+            // The first look finds commits of the start, or makes one.
+            if db.fault().is_none() && prove(proofs, &db, &mut 0, now_ms).await {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(patience, proven).await;
 }
 
 /// Starts both.

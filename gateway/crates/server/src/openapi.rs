@@ -63,6 +63,10 @@ fn probe(name: &str) -> Value {
     object(&[name], json!({ name: { "type": "boolean" } }))
 }
 
+fn numbers() -> Value {
+    json!({ "200": { "description": "The text format of Prometheus.", "content": { "text/plain": { "schema": { "type": "string" } } } } })
+}
+
 fn ready() -> Value {
     let mut good = ok(probe("ready"));
     good["503"] = json!({ "description": "Not ready.", "content": { "application/json": { "schema": probe("ready") } } });
@@ -335,6 +339,42 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "get",
+        path: "/health",
+        id: "liveToo",
+        tag: "probes",
+        doc: "Whether the process answers: the short name of `/healthz`.",
+        bearer: false,
+        body: no_body,
+        query: no_query,
+        good: || ok(probe("ok")),
+        bad: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/ready",
+        id: "readyToo",
+        tag: "probes",
+        doc: "Whether requests are welcome: the short name of `/readyz`.",
+        bearer: false,
+        body: no_body,
+        query: no_query,
+        good: ready,
+        bad: &[],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "metrics",
+        tag: "probes",
+        doc: "Numbers for Prometheus, of the tenant; with the token of `main` of the process and all tenants.",
+        bearer: true,
+        body: no_body,
+        query: no_query,
+        good: numbers,
+        bad: &[],
+    },
+    Operation {
+        method: "get",
         path: "/openapi.json",
         id: "describe",
         tag: "gateway",
@@ -427,7 +467,7 @@ const OPERATIONS: &[Operation] = &[
         body: no_body,
         query: no_query,
         good: || ok(reference("DeletedResponse")),
-        bad: &[404],
+        bad: &[404, 405],
     },
     Operation {
         method: "post",

@@ -139,6 +139,12 @@ impl HostDb {
         })
     }
 
+    /// Moves the log into the file, so that nothing of it is left when the process ends in order.
+    pub fn checkpoint(&self) -> Result<()> {
+        let conn = self.conn.lock();
+        Ok(conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+
     /// Owner epoch of this process: one more than that of any earlier opener.
     pub fn epoch(&self) -> i64 {
         self.epoch

@@ -29,6 +29,7 @@ macro_rules! for_all_methods {
         }
         each!(agents::Agent);
         each!(agents::AgentWait);
+        each!(agents::AgentsFilesGet);
         each!(agents::AgentsList);
         each!(agents::ModelsList);
         each!(audit::AuditEntries);
@@ -81,6 +82,7 @@ macro_rules! for_all_methods {
         each!(sessions::SessionsSubscribe);
         each!(sessions::SessionsUnsubscribe);
         each!(system::BootList);
+        each!(system::BootRun);
         each!(system::GatewayIdentityGet);
         each!(system::Health);
         each!(system::Status);
@@ -130,8 +132,9 @@ fn scopes_are_those_of_the_protocol() {
             "health" | "rpc.discover" | "rpc.subscribe" | "rpc.unsubscribe" => Access::Any,
             "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset"
             | "config.set" | "config.patch" | "config.apply" | "cron.add" | "cron.update"
-            | "cron.remove" | "cron.run" | "backup.snapshot" | "set-heartbeats"
-            | "system-event" => Access::Operator(Scope::Admin),
+            | "cron.remove" | "cron.run" | "backup.snapshot" | "apikeys.create"
+            | "apikeys.list" | "apikeys.revoke" | "audit.entries" | "audit.verify" | "boot.run"
+            | "set-heartbeats" | "system-event" => Access::Operator(Scope::Admin),
             "chat.send" | "chat.abort" | "agent" | "agent.wait" | "send" | "wake"
             | "sessions.create" | "sessions.delete" => Access::Operator(Scope::Write),
             "channels.pairing.list" | "channels.pairing.approve" => {

@@ -30,6 +30,9 @@ pub(crate) struct Queue {
     pub(crate) frames: VecDeque<Bytes>,
     pub(crate) events: VecDeque<Arc<WireEvent>>,
     bytes: usize,
+    /// Frames and events that the connection took so far, and how many when it was looked at last.
+    taken: u64,
+    looked_at: Option<u64>,
     behind: bool,
     // Boxed: an idle connection pays for a pointer.
     ended: Option<Box<Close>>,
@@ -112,13 +115,17 @@ impl Shared {
     fn gone(&self, queue: &mut Queue, len: usize) {
         let cost = len + QUEUED_EVENT_OVERHEAD_BYTES;
         queue.bytes -= cost;
+        queue.taken += 1;
         self.all.give(cost);
     }
 
-    /// Whether more than so many bytes waited; then they are gone, and the connection has to be closed.
+    /// Whether more than so many bytes waited and nothing was taken since the look before; then they are gone, and the connection
+    /// has to be closed.
     fn cut_if_above(&self, bytes: usize) -> bool {
         let mut queue = self.queue.lock();
-        if queue.behind || queue.bytes <= bytes {
+        let taken = queue.taken;
+        let before = queue.looked_at.replace(taken);
+        if queue.behind || queue.bytes <= bytes || before != Some(taken) {
             return false;
         }
         queue.behind = true;
@@ -230,7 +237,7 @@ impl Timer {
         }
     }
 
-    /// Cuts off every connection for which more than so many bytes wait, and gives them back at once; says how many there were.
+    /// Cuts off every connection for which more than so many bytes wait and that took nothing since the call before, and gives them back at once; says how many there were.
     pub(crate) fn cut_slower_than(&self, bytes: usize) -> usize {
         let conns = self.conns.lock();
         conns

@@ -213,7 +213,6 @@ fn strangers_see_the_page_and_two_words() {
         "/config",
         "/.well-known/x",
         "/v1",
-        "/v1/responses",
         "/channels/webhook/default/in",
         "/t/acme/channels/webhook/default/in",
         "/index.html",

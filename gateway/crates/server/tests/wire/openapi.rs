@@ -36,6 +36,7 @@ fn the_router_and_the_description_agree() {
         include_str!("../../src/http/embeddings.rs"),
         include_str!("../../src/http/tools.rs"),
         include_str!("../../src/http/history.rs"),
+        include_str!("../../src/http/metrics.rs"),
     ];
     let mut routed: Vec<String> = Vec::new();
     for source in sources {
