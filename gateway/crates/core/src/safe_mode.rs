@@ -48,6 +48,9 @@ enum Care {
     Asked,
 }
 
+/// Gives a tenant the name under which people know it; `None`: there is no such tenant.
+pub(crate) type SlugOf<'a> = &'a dyn Fn(&TenantId) -> Option<String>;
+
 /// What this start does about those before it.
 #[derive(Debug)]
 pub struct SafeMode {
@@ -211,10 +214,7 @@ impl SafeMode {
     }
 
     /// As health shows it: `slug_of` names tenants, for the tenant `main` only.
-    pub(crate) fn health(
-        &self,
-        slug_of: Option<&dyn Fn(&TenantId) -> Option<String>>,
-    ) -> Option<SafeModeHealth> {
+    pub(crate) fn health(&self, slug_of: Option<SlugOf<'_>>) -> Option<SafeModeHealth> {
         let kept_off = self.kept_off.lock();
         let message = match self.care {
             Care::Asked => {

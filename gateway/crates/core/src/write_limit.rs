@@ -26,11 +26,14 @@ pub(crate) fn is_counted(method: &str) -> bool {
     COUNTED.contains(&method)
 }
 
+/// A method, and the address from which it was called.
+type Writer = (&'static str, Option<IpAddr>);
+
 /// When what was written from where. Bounded.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLimiter {
     // Of each method and address the times (monotonic ms) of the last window, oldest first.
-    times: Mutex<HashMap<(&'static str, Option<IpAddr>), VecDeque<u64>>>,
+    times: Mutex<HashMap<Writer, VecDeque<u64>>>,
 }
 
 impl WriteLimiter {
