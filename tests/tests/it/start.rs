@@ -375,7 +375,7 @@ async fn after_a_crash_loop_only_the_tenant_that_is_the_reason_is_off() {
     let refusal = send(safe.port, "acme").await.unwrap_err();
     assert_eq!(refusal["code"], "UNAVAILABLE", "{refusal}");
     assert_eq!(refusal["details"]["reason"], "safe-mode");
-    let answer = get(safe.port, "/t/acme/readyz");
+    let answer = ask(safe.port, "/readyz", Some(&token("acme")));
     assert!(
         answer.starts_with("HTTP/1.1 503") && answer.contains("safe-mode"),
         "{answer}"
