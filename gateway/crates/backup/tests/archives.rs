@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use gateway_backup::{
     Archive, ArchiveKind, Manifest, TenantEntry, TenantOf, Unfinished, Wanted, collect, pack,
