@@ -1529,6 +1529,7 @@ fn steady(name: &str, text: &str) -> String {
         "logs.tail",
         "audit.entries",
         "audit.verify",
+        "boot.run",
         "channels.status",
         "sessions.list",
         "outbox.list",

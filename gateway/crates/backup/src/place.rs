@@ -71,9 +71,25 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.keep {
             // What stays is removed by the next `sweep`.
-            let _ = std::fs::remove_dir_all(&self.path);
+            let _ = remove_marked(&self.path);
         }
     }
+}
+
+/// Removes a directory, its mark last: who is killed meanwhile leaves one that still says what it is.
+fn remove_marked(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() == UNFINISHED {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    std::fs::remove_dir_all(dir)
 }
 
 /// Removes what died makers left in `dir` under names that begin with `prefix`: files (of [`crate::pack`]) and directories
@@ -111,7 +127,7 @@ pub fn sweep(dir: &Path, prefix: &str) -> usize {
             .is_ok_and(|file| file.try_lock().is_ok());
         let gone = abandoned
             && if is_dir {
-                std::fs::remove_dir_all(&path).is_ok()
+                remove_marked(&path).is_ok()
             } else {
                 std::fs::remove_file(&path).is_ok()
             };
