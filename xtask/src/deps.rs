@@ -12,8 +12,8 @@ use crate::ui::{Result, Steps};
 
 /// Folders with a lock file of their own.
 const WORKSPACES: [&str; 3] = [".", "guest-plugins", "fuzz"];
-/// The registry that all foreign code is from.
-const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+/// A dependency of ours that names no registry: where it is from, all foreign code has to be from.
+const FROM_THE_DEFAULT: &str = "serde_json";
 
 /// The command.
 pub fn main() -> Result<()> {
@@ -31,6 +31,7 @@ pub fn check() -> Result<String> {
     let mut faults = Vec::new();
     let mut crates = BTreeSet::new();
     let mut double: BTreeMap<String, usize> = BTreeMap::new();
+    let mut registry: Option<String> = None;
     for workspace in WORKSPACES {
         let out = sh::output(
             sh::cargo()
@@ -42,7 +43,8 @@ pub fn check() -> Result<String> {
         let metadata: Value =
             serde_json::from_str(&out).map_err(|e| format!("cargo metadata: {e}"))?;
         let packages = packages(&metadata);
-        for (name, count) in rules.look(&packages, &mut faults) {
+        let registry = registry.get_or_insert_with(|| default_registry(&packages));
+        for (name, count) in rules.look(&packages, registry, &mut faults) {
             let most = double.entry(name).or_default();
             *most = count.max(*most);
         }
@@ -92,6 +94,12 @@ fn packages(metadata: &Value) -> Vec<Package> {
             source: p["source"].as_str().map(str::to_owned),
         })
         .collect()
+}
+
+/// Empty, so that nothing passes, where it is not known.
+fn default_registry(packages: &[Package]) -> String {
+    let known = packages.iter().find(|p| p.name == FROM_THE_DEFAULT);
+    known.and_then(|p| p.source.clone()).unwrap_or_default()
 }
 
 struct Ban {
@@ -144,11 +152,16 @@ impl Rules {
     }
 
     /// Adds what is wrong with the packages of one lock file; gives the names with more than one version.
-    fn look(&self, packages: &[Package], faults: &mut Vec<String>) -> Vec<(String, usize)> {
+    fn look(
+        &self,
+        packages: &[Package],
+        registry: &str,
+        faults: &mut Vec<String>,
+    ) -> Vec<(String, usize)> {
         let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for p in packages {
             versions.entry(&p.name).or_default().insert(&p.version);
-            if p.source.as_deref().is_some_and(|s| s != REGISTRY) {
+            if p.source.as_deref().is_some_and(|s| s != registry) {
                 faults.push(format!("{} {}: from {:?}", p.name, p.version, p.source));
             }
             if !permits(&p.license, &self.licenses) {
@@ -266,10 +279,10 @@ mod tests {
         };
         let look = |p: Vec<Package>| {
             let mut faults = Vec::new();
-            rules.look(&p, &mut faults);
+            rules.look(&p, "registry+here", &mut faults);
             faults.len()
         };
-        let ok = Some(REGISTRY);
+        let ok = Some("registry+here");
         assert_eq!(
             look(vec![
                 package("a", "1.0.0", "MIT", ok),

@@ -8,7 +8,7 @@ use gateway_core::{
     cx::{Caller, ClientInfo, Role, Surface},
 };
 use gateway_protocol::error::RpcError;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{Ask, reply};
 
@@ -82,6 +82,16 @@ pub(crate) fn methods_of(found: &Authenticated, surface: Surface) -> Option<Arc<
     let of_one = found.key.as_ref().is_some_and(|key| key.agent().is_some());
     let methods = matches!(surface, Surface::JsonRpcHttp | Surface::JsonRpcWs);
     (of_one && methods).then(|| Arc::from([]))
+}
+
+/// The refusal (415) of a body that is not said to be JSON.
+pub(crate) fn refuse_unless_json(headers: &HeaderMap) -> Option<Response<Body>> {
+    (!is_json(headers)).then(|| {
+        reply::error(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body has to be application/json",
+        )
+    })
 }
 
 /// The media type of a request with a body that changes something: only JSON (or `application/json-rpc`, as some JSON-RPC

@@ -272,11 +272,8 @@ async fn create(Extension(ask): Extension<Ask>, request: Request) -> Response<Bo
         Ok(known) => known,
         Err(refusal) => return refusal,
     };
-    if !auth::is_json(request.headers()) {
-        return reply::error(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body has to be application/json",
-        );
+    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
+        return refusal;
     }
     if !ask.app.ready() {
         return reply::rpc_error(

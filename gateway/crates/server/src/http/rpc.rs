@@ -26,11 +26,8 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
             Ok(known) => known,
             Err(refusal) => return refusal,
         };
-    if !auth::is_json(request.headers()) {
-        return reply::error(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body has to be application/json",
-        );
+    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
+        return refusal;
     }
     let text = match body::read(
         &ask.app.limits,
