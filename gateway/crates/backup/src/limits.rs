@@ -14,7 +14,7 @@ pub const MAX_PATH_PARTS: usize = 8;
 pub const MAX_SMALL_FILE_BYTES: u64 = 16 * 1024 * 1024;
 /// Percent of a file system that unpacking leaves free.
 pub const ROOM_LEFT_PERCENT: u64 = 2;
-/// Bytes of that at the most, however large the file system is.
-pub const ROOM_LEFT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes of that at the most, however large the file system is: as much as a running gateway needs to go on.
+pub const ROOM_LEFT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes that are copied at a time.
 pub const COPY_BYTES: usize = 128 * 1024;
