@@ -3,9 +3,11 @@
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer, the test `fuzz` of package gateway-tests replays the seeds and mutations of them.
 
+mod cron;
 mod names;
 mod wire;
 
+pub use cron::cron;
 pub use names::{names, session_key, url};
 pub use wire::{connect, frame, head, jsonrpc};
 
@@ -61,6 +63,10 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "archive",
         run: archive,
+    },
+    Target {
+        name: "cron",
+        run: cron,
     },
 ];
 

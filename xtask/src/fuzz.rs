@@ -1,5 +1,5 @@
 //! `cargo xtask fuzz [NAME …]`: the fuzz targets of `fuzz/` under libFuzzer, on stable Rust, each for
-//! `GATEWAY_FUZZ_SECONDS` (60 where nothing is said).
+//! `GATEWAY_FUZZ_SECONDS` (where nothing is said: 60, and 300 in `cargo xtask test --long`).
 //!
 //! Only our crates and the parsers that they stand on are instrumented: this program is cargo's rustc wrapper for that
 //! build and adds the flags. The corpus grows in `target/fuzz/corpus`; the seeds in `fuzz/corpus` are read only.
@@ -15,6 +15,8 @@ use crate::ui::{Count, Result, Steps};
 const WRAPPER: &str = "GATEWAY_FUZZ_RUSTC";
 /// Time of each target where `GATEWAY_FUZZ_SECONDS` says nothing, in seconds.
 const DEFAULT_SECONDS: u64 = 60;
+/// The same in the long round.
+const LONG_SECONDS: u64 = 300;
 /// Longest input that libFuzzer makes, in bytes.
 const MAX_INPUT_BYTES: u32 = 4096;
 /// An input that takes longer is a finding, in seconds.
@@ -44,15 +46,31 @@ fn fuzz_dir() -> PathBuf {
     sh::target_dir().join("fuzz")
 }
 
+/// Where the programs of that build are.
+fn programs() -> Result<PathBuf> {
+    Ok(fuzz_dir().join(host_triple()?).join("debug"))
+}
+
+/// Name of this machine's own target.
+fn host_triple() -> Result<String> {
+    let told = sh::output(Command::new("rustc").arg("-vV"))?;
+    told.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .ok_or_else(|| format!("rustc -vV names no host:\n{told}"))
+}
+
 /// When cargo calls this program in rustc's place: runs rustc, with more flags for the crates that are instrumented.
 pub fn as_rustc() -> Option<ExitCode> {
     std::env::var_os(WRAPPER)?;
     let mut args = std::env::args_os().skip(1);
     let mut rustc = Command::new(args.next()?);
+    let args: Vec<_> = args.collect();
+    // Build scripts and macros run on their own, without libFuzzer's symbols: cargo names no target for them.
+    let for_target = args.iter().any(|arg| arg == "--target");
     rustc.args(args);
     let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();
-    let script = std::env::var("CARGO_CRATE_NAME").is_ok_and(|name| name == "build_script_build");
-    if instrumented(&package) && !script {
+    if for_target && instrumented(&package) {
         rustc.args(INSTRUMENT);
     }
     Some(match rustc.status() {
@@ -88,7 +106,8 @@ fn build(names: &[String]) -> Result<()> {
         .arg("--manifest-path")
         .arg(sh::root().join("fuzz/Cargo.toml"))
         .arg("--target-dir")
-        .arg(fuzz_dir());
+        .arg(fuzz_dir())
+        .args(["--target", &host_triple()?]);
     for name in names {
         cmd.args(["--bin", name]);
     }
@@ -96,9 +115,9 @@ fn build(names: &[String]) -> Result<()> {
     sh::run(&mut cmd)
 }
 
-fn seconds() -> Result<u64> {
+fn seconds(default: u64) -> Result<u64> {
     match std::env::var("GATEWAY_FUZZ_SECONDS") {
-        Err(_) => Ok(DEFAULT_SECONDS),
+        Err(_) => Ok(default),
         Ok(text) => text
             .parse()
             .map_err(|_| format!("GATEWAY_FUZZ_SECONDS={text} is not a number of seconds")),
@@ -114,7 +133,8 @@ fn run_one(name: &str, seconds: u64) -> Result<String> {
     }
     let log = fuzz_dir().join(format!("{name}.log"));
     let out = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
-    let mut cmd = Command::new(fuzz_dir().join("debug").join(name));
+    let program = programs()?.join(name);
+    let mut cmd = Command::new(&program);
     cmd.arg(format!("-max_total_time={seconds}"))
         .arg(format!("-max_len={MAX_INPUT_BYTES}"))
         .arg(format!("-timeout={SLOW_INPUT_SECONDS}"))
@@ -137,7 +157,7 @@ fn run_one(name: &str, seconds: u64) -> Result<String> {
             let tail = tail[tail.len().saturating_sub(25)..].join("\n");
             Err(format!(
                 "{why}\n{tail}\nNext: {} <the file named above>",
-                fuzz_dir().join("debug").join(name).display()
+                program.display()
             ))
         }
     }
@@ -150,14 +170,14 @@ fn last_figure(text: &str, key: &str) -> Option<String> {
     (!digits.is_empty()).then_some(digits)
 }
 
-/// Builds and runs targets as steps of a command; each is one check.
-pub fn steps(steps: &mut Steps, names: &[String]) {
+/// Builds and runs targets as steps of a command, each for so many seconds; each is one check.
+fn steps(steps: &mut Steps, names: &[String], default_seconds: u64) {
     if !steps.check("fuzz: build", || build(names).map(|()| String::new())) {
         return;
     }
     for name in names {
         steps.run_counted(&format!("fuzz: {name}"), || {
-            let outcome = seconds().and_then(|s| run_one(name, s));
+            let outcome = seconds(default_seconds).and_then(|s| run_one(name, s));
             let ok = u64::from(outcome.is_ok());
             (
                 Count {
@@ -173,7 +193,7 @@ pub fn steps(steps: &mut Steps, names: &[String]) {
 /// All targets, for `cargo xtask test --long`.
 pub fn all(list: &mut Steps) {
     match targets() {
-        Ok(names) => steps(list, &names),
+        Ok(names) => steps(list, &names, LONG_SECONDS),
         Err(why) => drop(list.check("fuzz targets", || Err(why))),
     }
 }
@@ -188,7 +208,8 @@ pub fn main(args: &[String]) -> Result<()> {
         ));
     }
     let mut list = Steps::new("fuzz");
-    steps(&mut list, if args.is_empty() { &known } else { args });
+    let names = if args.is_empty() { &known } else { args };
+    steps(&mut list, names, DEFAULT_SECONDS);
     list.summary();
     list.into_result()
 }

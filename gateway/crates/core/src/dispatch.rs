@@ -56,35 +56,31 @@ pub fn dispatch(
     strict: bool,
 ) -> Dispatched {
     let mut cx = cx;
-    if let Some(entry) = host.registry().get(method).filter(|e| e.audited) {
+    let Some(entry) = host.registry().get(method) else {
+        let timed = Timed::begin(&cx, crate::metrics::place_of(method));
+        return Dispatched::Ready(timed.end(Err(if strict {
+            RpcError::unknown_method(method)
+        } else {
+            refuse_unknown(method, cx.caller.role, cx.caller.scopes)
+        })));
+    };
+    if entry.audited {
         cx.audit = Audit::begin(&cx, entry.spec.name);
     }
-    match admit(host, &cx, method, strict) {
-        Err(error) => {
-            let timed = Timed::begin(&cx, crate::metrics::place_of(method));
-            Dispatched::Ready(timed.end(Err(error)))
-        }
-        Ok(entry) => {
-            let timed = Timed::begin(&cx, entry.place);
-            run(host, entry, cx, params, strict, timed)
-        }
+    let timed = Timed::begin(&cx, entry.place);
+    match admit(host, &cx, entry, method) {
+        Err(error) => Dispatched::Ready(timed.end(Err(error))),
+        Ok(()) => run(host, entry, cx, params, strict, timed),
     }
 }
 
-fn admit<'h>(
-    host: &'h Host,
+fn admit(
+    host: &Host,
     cx: &Cx,
+    entry: &crate::registry::Entry,
     method: &str,
-    strict: bool,
-) -> Result<&'h crate::registry::Entry, RpcError> {
+) -> Result<(), RpcError> {
     let caller = &cx.caller;
-    let Some(entry) = host.registry().get(method) else {
-        return Err(if strict {
-            RpcError::unknown_method(method)
-        } else {
-            refuse_unknown(method, caller.role, caller.scopes)
-        });
-    };
     entry.spec.access.check(caller.role, caller.scopes)?;
     if let Some(only) = &caller.only_methods
         && !only.iter().any(|m| **m == *method)
@@ -113,7 +109,7 @@ fn admit<'h>(
             .write_limiter()
             .admit(entry.spec.name, caller.ip, now)?;
     }
-    Ok(entry)
+    Ok(())
 }
 
 fn run(

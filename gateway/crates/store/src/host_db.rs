@@ -115,6 +115,7 @@ impl HostDb {
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
         conn.busy_timeout(Duration::from_millis(crate::limits::BUSY_TIMEOUT_MS))?;
+        crate::tenant_db::plan_once(&conn)?;
         conn.set_db_config(
             rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
             true,

@@ -867,9 +867,17 @@ impl Drop for Inner {
 fn configure(conn: &Connection, statements: usize) -> Result<()> {
     conn.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))?;
     conn.set_prepared_statement_cache_capacity(statements);
+    plan_once(conn)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;
+    Ok(())
+}
+
+/// A statement keeps its plan. Without this, SQLite compiles each statement with a bound `LIMIT` again for each run, since the
+/// plan could be another one for another value.
+pub(crate) fn plan_once(conn: &Connection) -> Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 

@@ -176,7 +176,11 @@ impl Timed {
             tenant: cx.tenant.clone(),
             place,
             began: Instant::now(),
-            conn: cx.caller.conn.clone().filter(|_| recorded),
+            conn: if recorded {
+                cx.caller.conn.clone()
+            } else {
+                None
+            },
             audit: cx.audit.clone(),
             ended: false,
         }

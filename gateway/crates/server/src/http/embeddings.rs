@@ -1,19 +1,17 @@
 //! `POST /v1/embeddings`: passed on to the server of an agent. Nothing of it is kept.
 
-use std::sync::Arc;
-
 use axum::{Extension, Router, body::Body, extract::Request, routing::post};
-use gateway_core::{cx::Cx, embeddings::embed};
+use gateway_core::embeddings::embed;
 use gateway_protocol::json;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{
-    Ask, auth, body,
-    openai::{admitted, wrong},
+    Ask,
+    openai::{Posted, posted, wrong},
     reply,
 };
-use crate::limits::{MAX_EMBEDDING_INPUTS, MAX_OPENAI_BODY_BYTES};
+use crate::limits::MAX_EMBEDDING_INPUTS;
 
 /// `/v1/embeddings`.
 pub(crate) fn routes() -> Router {
@@ -83,30 +81,16 @@ fn is_input(input: &Value) -> bool {
 }
 
 async fn create(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
-    let (tenant, caller) = match admitted(&ask, request.headers(), "chat.send") {
-        Ok(known) => known,
+    let Posted { cx, body, .. } = match posted(&ask, request, "chat.send").await {
+        Ok(posted) => posted,
         Err(refusal) => return refusal,
     };
-    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
-        return refusal;
-    }
-    let bytes = match body::read(
-        &ask.app.limits,
-        request.into_body(),
-        MAX_OPENAI_BODY_BYTES,
-        None,
-    )
-    .await
-    {
-        Ok(bytes) => bytes,
-        Err(fault) => return fault.answer(),
-    };
-    let (model, passed) = match wanted(&bytes) {
+    let (model, passed) = match wanted(&body) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    drop(bytes);
-    match embed(&Cx::new(tenant, Arc::new(caller)), &model, passed).await {
+    drop(body);
+    match embed(&cx, &model, passed).await {
         Ok(answer) => reply::json(StatusCode::OK, answer),
         Err(error) => reply::rpc_error(&error),
     }

@@ -11,6 +11,7 @@ use axum::{
     extract::{Path, Request},
     routing::{get, post},
 };
+use bytes::Bytes;
 use gateway_core::{
     cx::{Caller, Cx, Surface},
     openai::{Completion, CompletionMessage, CompletionRequest, models as models_of, start},
@@ -58,6 +59,40 @@ pub(crate) fn admitted(
         .check(ConnRole::Operator, caller.scopes)
         .map_err(|e| reply::rpc_error(&e))?;
     Ok((found.tenant, caller))
+}
+
+/// What an admitted caller posted.
+pub(crate) struct Posted {
+    pub cx: Cx,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// Admits the caller (see [`admitted`]) and reads its JSON body, of at most [`MAX_OPENAI_BODY_BYTES`].
+#[allow(clippy::result_large_err)]
+pub(crate) async fn posted(
+    ask: &Ask,
+    request: Request,
+    like: &str,
+) -> Result<Posted, Response<Body>> {
+    let (tenant, caller) = admitted(ask, request.headers(), like)?;
+    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
+        return Err(refusal);
+    }
+    if !ask.app.ready() {
+        return Err(reply::rpc_error(
+            &RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500),
+        ));
+    }
+    let (parts, content) = request.into_parts();
+    let body = body::read(&ask.app.limits, content, MAX_OPENAI_BODY_BYTES, None)
+        .await
+        .map_err(|fault| fault.answer())?;
+    Ok(Posted {
+        cx: Cx::new(tenant, Arc::new(caller)),
+        headers: parts.headers,
+        body,
+    })
 }
 
 fn described(id: &str) -> Value {
@@ -269,35 +304,22 @@ fn plain(content: Option<Content>) -> Result<String, Response<Body>> {
 }
 
 async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
-    let (tenant, caller) = match admitted(&ask, request.headers(), "chat.send") {
-        Ok(known) => known,
+    let Posted { cx, headers, body } = match posted(&ask, request, "chat.send").await {
+        Ok(posted) => posted,
         Err(refusal) => return refusal,
-    };
-    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
-        return refusal;
-    }
-    if !ask.app.ready() {
-        return reply::rpc_error(
-            &RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500),
-        );
-    }
-    let (parts, content) = request.into_parts();
-    let text = match body::read(&ask.app.limits, content, MAX_OPENAI_BODY_BYTES, None).await {
-        Ok(text) => text,
-        Err(fault) => return fault.answer(),
     };
     let Wanted {
         mut request,
         stream,
         include_usage,
-    } = match wanted(&parts.headers, &text) {
+    } = match wanted(&headers, &body) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    drop(text);
+    drop(body);
     let (tap, deltas) = run::tap();
     request.tap = stream.then_some(tap);
-    let started = match start(Cx::new(tenant, Arc::new(caller)), request).await {
+    let started = match start(cx, request).await {
         Ok(started) => started,
         Err(error) => return reply::rpc_error(&error),
     };

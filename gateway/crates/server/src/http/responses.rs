@@ -27,14 +27,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Ask, auth, body,
-    openai::{IDEMPOTENCY_HEADER, SESSION_HEADER, admitted, wrong},
+    Ask,
+    openai::{IDEMPOTENCY_HEADER, Posted, SESSION_HEADER, admitted, posted, wrong},
     reply,
     run::{self, Follow, Next, Running},
 };
 use crate::limits::{
-    MAX_METADATA_ENTRIES, MAX_METADATA_NAME_CHARS, MAX_METADATA_VALUE_CHARS, MAX_OPENAI_BODY_BYTES,
-    MAX_OPENAI_MESSAGES,
+    MAX_METADATA_ENTRIES, MAX_METADATA_NAME_CHARS, MAX_METADATA_VALUE_CHARS, MAX_OPENAI_MESSAGES,
 };
 
 /// The addresses of the Responses API.
@@ -268,34 +267,21 @@ fn failed(error: &RpcError) -> Response<Body> {
 }
 
 async fn create(Extension(ask): Extension<Ask>, request: Request) -> Response<Body> {
-    let (tenant, caller) = match admitted(&ask, request.headers(), "chat.send") {
-        Ok(known) => known,
+    let Posted { cx, headers, body } = match posted(&ask, request, "chat.send").await {
+        Ok(posted) => posted,
         Err(refusal) => return refusal,
-    };
-    if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
-        return refusal;
-    }
-    if !ask.app.ready() {
-        return reply::rpc_error(
-            &RpcError::new(DetailCode::Draining, "the gateway is not ready").retry_after_ms(500),
-        );
-    }
-    let (parts, content) = request.into_parts();
-    let bytes = match body::read(&ask.app.limits, content, MAX_OPENAI_BODY_BYTES, None).await {
-        Ok(bytes) => bytes,
-        Err(fault) => return fault.answer(),
     };
     let Wanted {
         mut request,
         stream,
-    } = match wanted(&parts.headers, &bytes) {
+    } = match wanted(&headers, &body) {
         Ok(wanted) => wanted,
         Err(refusal) => return refusal,
     };
-    drop(bytes);
+    drop(body);
     let (tap, deltas) = run::tap();
     request.tap = stream.then_some(tap);
-    let started = match responses::start(Cx::new(tenant, Arc::new(caller)), request).await {
+    let started = match responses::start(cx, request).await {
         Ok(started) => started,
         Err(error) => return failed(&error),
     };
