@@ -25,7 +25,8 @@ cargo xtask COMMAND
   clients             only the clients of others, against the dev build
   fuzz [NAME …]       the fuzz targets (all, or these), each for GATEWAY_FUZZ_SECONDS (60)
   deps                licenses, sources, double versions and banned crates of all lock files
-  dist                the release: archive with the guests in the program, SBOM, sums, below target/dist
+  dist [--quick]      the release: archive with the guests in the program, SBOM, sums, below target/dist
+                      (--quick: to try it; paths of this machine stay in the program)
   tools               only install what the tests need
   schema [--check]    write the generated pages of docs/, or say which are out of date
   bench [args]        the bench program, as release build

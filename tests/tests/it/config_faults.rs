@@ -1,6 +1,7 @@
 //! Edits of the configuration on a disk that fails: each call that an edit makes on the way to the file is made to fail, by strace.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -236,9 +237,8 @@ impl Failing {
 
 async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
     let token = gateway.token();
-    let mut ws = Ws::connect(gateway.port, "/", &token).await.unwrap();
     let patch = json!({"logging": {"level": "debug"}}).to_string();
-    let mut refused = 0;
+    let (mut refused, mut tries) = (0, 0_u8);
     for (name, errors) in [
         ("openat", &ERRORS[..]),
         ("fsync", &["EIO", "ENOSPC"][..]),
@@ -248,6 +248,10 @@ async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
         for error in errors {
             let mut through = false;
             for number in 1..=30 {
+                // Writes are limited for each address.
+                tries += 1;
+                let from = Ipv4Addr::new(127, 0, 1, tries);
+                let mut ws = Ws::connect_from(from, gateway.port, &token).await.unwrap();
                 let before = ws.call("config.get", json!({})).await.unwrap();
                 let old = std::fs::read_to_string(file).unwrap();
                 let inject = format!("inject={name}:error={error}:when={number}");
@@ -286,6 +290,7 @@ async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
         }
     }
     assert!(refused >= 6, "{refused}");
+    let mut ws = Ws::connect(gateway.port, "/", &token).await.unwrap();
     let answer = ws
         .call(
             "chat.send",

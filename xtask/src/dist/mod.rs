@@ -43,27 +43,49 @@ fn dist_dir() -> PathBuf {
     sh::target_dir().join("dist")
 }
 
-/// Where the release is built: its compiler flags are its own, and other builds keep theirs.
-fn build_dir() -> PathBuf {
-    sh::target_dir().join("dist-build")
+/// How the program is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Build {
+    /// For others: no path of this machine is in it. The flags for that are its own, and so is its folder.
+    Release,
+    /// To try the rest on this machine: what other release builds have compiled is used again.
+    Quick,
+}
+
+impl Build {
+    fn dir(self) -> PathBuf {
+        match self {
+            Self::Release => sh::target_dir().join("dist-build"),
+            Self::Quick => sh::target_dir(),
+        }
+    }
+
+    fn binary(self) -> PathBuf {
+        self.dir().join("release").join(PACKAGE)
+    }
 }
 
 /// The command.
 pub fn main(args: &[String]) -> Result<()> {
-    if !args.is_empty() {
-        return Err("usage: cargo xtask dist".to_owned());
-    }
+    let how = match args {
+        [] => Build::Release,
+        [flag] if flag == "--quick" => Build::Quick,
+        _ => return Err("usage: cargo xtask dist [--quick]".to_owned()),
+    };
     let mut steps = Steps::new("dist");
-    let done = run(&mut steps).is_some();
+    let done = run(&mut steps, how).is_some();
     steps.summary();
     steps.into_result()?;
     if done {
         println!("\nin {}", dist_dir().display());
+        if how == Build::Quick {
+            println!("not for others: paths of this machine are in the program");
+        }
     }
     Ok(())
 }
 
-fn run(steps: &mut Steps) -> Option<()> {
+fn run(steps: &mut Steps, how: Build) -> Option<()> {
     steps.run("C compiler", || tools::ensure_cc().map(|()| String::new()))?;
     if !guests::build(steps) {
         return None;
@@ -71,15 +93,15 @@ fn run(steps: &mut Steps) -> Option<()> {
     let mut target = String::new();
     steps.run("build gateway", || {
         target = parts::host_target()?;
-        build(&target)?;
-        let size = std::fs::metadata(binary())
+        build(&target, how)?;
+        let size = std::fs::metadata(how.binary())
             .map_err(|e| e.to_string())?
             .len();
         Ok(format!("{target}, {}", megabytes(size)))
     })?;
     let mut made = None;
     steps.run("dependencies", || {
-        let bill = Bill::make(&target)?;
+        let bill = Bill::make(&target, how)?;
         let note = format!("{} crates", bill.crates);
         made = Some(bill);
         Ok(note)
@@ -90,7 +112,7 @@ fn run(steps: &mut Steps) -> Option<()> {
     steps.run("archive", || {
         let _ = std::fs::remove_dir_all(dist_dir());
         std::fs::create_dir_all(dist_dir()).map_err(|e| e.to_string())?;
-        let entries = entries(&bill)?;
+        let entries = entries(&bill, how)?;
         let count = entries.len();
         let bytes = archive::pack(&name, entries, bill.time)?;
         let size = bytes.len();
@@ -116,19 +138,17 @@ fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
 }
 
-fn binary() -> PathBuf {
-    build_dir().join("release").join(PACKAGE)
-}
-
-fn build(target: &str) -> Result<()> {
+fn build(target: &str, how: Build) -> Result<()> {
     // The sources have to be there: their places are part of the flags.
     sh::run(sh::cargo().args(["fetch", "--locked", "--target", target]))?;
     let mut cmd = sh::cargo();
     cmd.args(["build", "--locked", "--release", "--package", PACKAGE])
         .args(["--bin", PACKAGE, "--features", FEATURE, "--target-dir"])
-        .arg(build_dir())
-        .env("GATEWAY_BUNDLED_DIR", guests::guests_dir())
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags()?.join("\u{1f}"));
+        .arg(how.dir())
+        .env("GATEWAY_BUNDLED_DIR", guests::guests_dir());
+    if how == Build::Release {
+        cmd.env("CARGO_ENCODED_RUSTFLAGS", rust_flags()?.join("\u{1f}"));
+    }
     sh::run(&mut cmd)
 }
 
@@ -164,11 +184,11 @@ struct Bill {
 }
 
 impl Bill {
-    fn make(target: &str) -> Result<Self> {
+    fn make(target: &str, how: Build) -> Result<Self> {
         let packages: Vec<String> = guests::names()?.into_values().collect();
         let parts = Parts::find(target, &packages)?;
         let time = source_time()?;
-        let binary = std::fs::read(binary()).map_err(|e| e.to_string())?;
+        let binary = std::fs::read(how.binary()).map_err(|e| e.to_string())?;
         let release = sbom::Release {
             target,
             binary: archive::sha256(&binary),
@@ -207,12 +227,12 @@ fn source_time() -> Result<u64> {
 }
 
 /// Everything that goes into the archive.
-fn entries(bill: &Bill) -> Result<Vec<Entry>> {
+fn entries(bill: &Bill, how: Build) -> Result<Vec<Entry>> {
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     let mut entries = vec![
         Entry {
             program: true,
-            ..Entry::file(PACKAGE, read(&binary())?)
+            ..Entry::file(PACKAGE, read(&how.binary())?)
         },
         Entry::file("sbom.cdx.json", bill.sbom.clone().into_bytes()),
         Entry::file("THIRD-PARTY-NOTICES.txt", bill.notices.clone().into_bytes()),
@@ -223,13 +243,17 @@ fn entries(bill: &Bill) -> Result<Vec<Entry>> {
     for name in FOLDERS {
         folder(&sh::root().join(name), name, &mut entries)?;
     }
-    let pages = build_dir().join("man");
+    let pages = sh::target_dir().join("dist-man");
     let _ = std::fs::remove_dir_all(&pages);
-    sh::output(Command::new(binary()).arg("man").arg(&pages))?;
+    sh::output(Command::new(how.binary()).arg("man").arg(&pages))?;
     folder(&pages, "man/man1", &mut entries)?;
     for (shell, file) in SHELLS {
         // What it prints names the program as it was called.
-        let script = sh::output(Command::new(binary()).arg0(PACKAGE).env("COMPLETE", shell))?;
+        let script = sh::output(
+            Command::new(how.binary())
+                .arg0(PACKAGE)
+                .env("COMPLETE", shell),
+        )?;
         entries.push(Entry::file(
             format!("completions/{file}"),
             (script + "\n").into_bytes(),
