@@ -89,7 +89,8 @@ fn leftovers(state: &Path) -> Vec<String> {
     ] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".tmp") {
+            // The running gateway keeps what it runs with, in a file of its own.
+            if name.ends_with(".tmp") && !name.starts_with(".last-good") {
                 left.push(name);
             }
         }
