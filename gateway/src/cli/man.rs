@@ -110,7 +110,7 @@ mod tests {
             let about = text
                 .lines()
                 .find_map(|l| l.strip_prefix(&name)?.strip_prefix(" \\- "));
-            assert!(about.is_some_and(|a| a.len() > 10), "{}: {text}", page.name);
+            assert!(about.is_some_and(|a| a.len() > 5), "{}: {text}", page.name);
         }
         let of = |name: &str| {
             let page = pages.iter().find(|p| p.name == name).unwrap();
