@@ -24,6 +24,10 @@ fuzz *names:
 guests:
     cargo xtask guests
 
+# what a person downloads: below target/dist
+dist:
+    cargo xtask dist
+
 # write the generated pages of docs/
 schema:
     cargo xtask schema

@@ -70,6 +70,7 @@ pub fn names(bytes: &[u8]) {
         ]
         .map(str::to_owned)
         .into(),
+        proxies: Vec::new(),
     };
     let (local, peer) = match choice & 3 {
         0 => ("127.0.0.1:18789", "127.0.0.1:50000"),
@@ -84,6 +85,7 @@ pub fn names(bytes: &[u8]) {
         local,
         peer,
         tls: choice & 4 != 0,
+        forwarded: choice & 8 != 0,
     };
     let Ok(accepted) = names.host(host, &socket) else {
         return;

@@ -21,6 +21,9 @@
 //! With `HostOptions::config` set to a [`ConfigFile`] the settings follow the file while the gateway runs.
 //! `examples/embed.rs` shows it whole, with a runtime of its own and a client.
 
+mod bundled;
+
+pub use bundled::bundled_plugins;
 pub use gateway_client::{
     CallGatewayOptions, CertPin, ClientError, ClientOptions, ConnectionSources, Credential,
     DiscoveredGateway, GatewayClient, GatewayConnectionDetails, GatewayEvent, RequestOptions,
@@ -36,6 +39,7 @@ pub use gateway_server::{
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,
     tls::{CertificateInfo, CertificateStatus},
 };
+pub use gateway_wasm::Bundled;
 
 /// The registry of all core methods with their handlers, checked for completeness.
 ///

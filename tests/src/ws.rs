@@ -1,13 +1,14 @@
 //! A WebSocket client that speaks OpenClaw v4 frames and hides nothing.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 /// How long the client waits for one frame; not a performance statement.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,15 +33,37 @@ impl Ws {
     /// # Errors
     /// The error object of a refused handshake.
     pub async fn connect(port: u16, path: &str, token: &str) -> Result<Self, Value> {
-        let params = json!({
+        Self::connect_with(port, path, Self::params(token)).await
+    }
+
+    fn params(token: &str) -> Value {
+        json!({
             "minProtocol": 4, "maxProtocol": 4,
             "client": {"id": "cli", "version": "1.0.0", "platform": "linux", "mode": "cli"},
             "role": "operator",
             "scopes": ["operator.admin", "operator.read", "operator.write", "operator.approvals", "operator.pairing"],
             "caps": ["tool-events"],
             "auth": {"token": token},
-        });
-        Self::connect_with(port, path, params).await
+        })
+    }
+
+    /// The same from another address of this machine: what is counted for each address begins anew.
+    ///
+    /// # Errors
+    /// The error object of a refused handshake.
+    pub async fn connect_from(from: Ipv4Addr, port: u16, token: &str) -> Result<Self, Value> {
+        let transport = |error: &dyn std::fmt::Display| json!({"transport": error.to_string()});
+        let tcp = async {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+        };
+        let tcp = tcp.await.map_err(|e| transport(&e))?;
+        let address = format!("ws://127.0.0.1:{port}/");
+        let (socket, _) = client_async(address, MaybeTlsStream::Plain(tcp))
+            .await
+            .map_err(|e| transport(&e))?;
+        Self::greeted(socket, Self::params(token)).await
     }
 
     /// The same with chosen connect params.
@@ -51,6 +74,13 @@ impl Ws {
         let (socket, _) = connect_async(format!("ws://127.0.0.1:{port}{path}"))
             .await
             .map_err(|error| json!({"transport": error.to_string()}))?;
+        Self::greeted(socket, params).await
+    }
+
+    async fn greeted(
+        socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+        params: Value,
+    ) -> Result<Self, Value> {
         let mut ws = Self {
             socket,
             next_id: 0,

@@ -233,7 +233,7 @@ struct Stage {
 }
 
 /// A child process that is ended when this is dropped.
-struct Killed(Child);
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -286,7 +286,7 @@ impl Stage {
 }
 
 /// Asks a gateway to stop; it must do so by itself, with exit code 0.
-fn stop(mut gateway: Killed, log: &Path) -> Result<String> {
+pub fn stop(mut gateway: Killed, log: &Path) -> Result<String> {
     let pid = gateway.0.id().to_string();
     sh::output(Command::new("kill").args(["-TERM", &pid]))?;
     let started = Instant::now();
@@ -353,7 +353,7 @@ fn random_hex() -> Result<String> {
 }
 
 /// Waits until `run/gateway.json` names the port and `/readyz` answers 200.
-fn wait_ready(child: &mut Child, state: &Path, log: &Path) -> Result<u16> {
+pub fn wait_ready(child: &mut Child, state: &Path, log: &Path) -> Result<u16> {
     let started = Instant::now();
     while started.elapsed() < START_PATIENCE {
         if let Ok(Some(status)) = child.try_wait() {
@@ -397,7 +397,7 @@ fn ready(port: u16) -> bool {
         && answer.starts_with(b"HTTP/1.1 200")
 }
 
-fn tail(log: &Path) -> String {
+pub fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")

@@ -3,6 +3,7 @@
 //! The guests are core modules for wasm32-unknown-unknown; the gateway makes components of them when it loads them.
 //! A guest whose inputs did not change is not built again.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -131,6 +132,14 @@ pub fn build(steps: &mut Steps) -> bool {
 /// Where guests are that only tests use: Telegram's with traps at random.
 pub fn test_guests_dir() -> PathBuf {
     sh::target_dir().join("test-guests")
+}
+
+/// Id → package of all guests.
+pub fn names() -> Result<BTreeMap<String, String>> {
+    Ok(find_guests()?
+        .into_iter()
+        .map(|guest| (guest.id, guest.package))
+        .collect())
 }
 
 /// All folders of `guest-plugins/` and `boot-scripts/` with a `plugin.toml`.

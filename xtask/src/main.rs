@@ -3,6 +3,7 @@
 mod clients;
 mod coverage;
 mod deps;
+mod dist;
 mod fuzz;
 mod guests;
 mod scan;
@@ -24,11 +25,14 @@ cargo xtask COMMAND
   clients             only the clients of others, against the dev build
   fuzz [NAME …]       the fuzz targets (all, or these), each for GATEWAY_FUZZ_SECONDS (60)
   deps                licenses, sources, double versions and banned crates of all lock files
+  dist [--quick]      the release: archive with the guests in the program, SBOM, sums, below target/dist
+                      (--quick: to try it; paths of this machine stay in the program)
   tools               only install what the tests need
   schema [--check]    write the generated pages of docs/, or say which are out of date
   bench [args]        the bench program, as release build
 
-Environment: GATEWAY_PROFILE (serve: release or dev), GATEWAY_WASM_TOOLCHAIN (rustup, debian or unpack), GATEWAY_FUZZ_SECONDS, CARGO_TARGET_DIR.
+Environment: GATEWAY_PROFILE (serve: release or dev), GATEWAY_WASM_TOOLCHAIN (rustup, debian or unpack), GATEWAY_FUZZ_SECONDS, CARGO_TARGET_DIR,
+SOURCE_DATE_EPOCH (dist: the time of the files in the archive; else that of the commit).
 ";
 
 fn main() -> ExitCode {
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         "test" => test::main(rest),
         "fuzz" => fuzz::main(rest),
         "deps" => deps::main(),
+        "dist" => dist::main(rest),
         "tools" => test::tools_only(),
         "clients" => test::clients_only(),
         "guests" => guests::main(),

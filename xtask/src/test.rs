@@ -228,6 +228,18 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
             Ok("LEFT OUT: cannot be had here".to_owned())
         }
     });
+    // Without it the test of the recipe for a reverse proxy is left out, and says so.
+    steps.run("nginx", || match tools::ensure_nginx() {
+        Ok(found) => {
+            let note = found.display().to_string();
+            setting.vars.push(("GATEWAY_NGINX", found));
+            Ok(note)
+        }
+        Err(why) => {
+            println!("!!! the test of the reverse proxy will be LEFT OUT: {why}");
+            Ok("LEFT OUT: cannot be had here".to_owned())
+        }
+    });
     steps.check("faketime", || {
         let found = tools::ensure_faketime()?;
         let note = found.display().to_string();

@@ -425,6 +425,17 @@ pub fn ensure_strace() -> Result<PathBuf> {
     apt_program("strace", &["strace"], "usr/bin/strace")
 }
 
+/// nginx, for the recipe of a public certificate: its program alone, which needs no service of the machine.
+pub fn ensure_nginx() -> Result<PathBuf> {
+    if let Some(found) = sh::which("nginx") {
+        return Ok(found);
+    }
+    if sh::which("apt-get").is_none() {
+        return Err("there is no nginx and no apt-get to get it with".to_owned());
+    }
+    unpacked_program("nginx", &["nginx"], "usr/sbin/nginx")
+}
+
 /// The library of faketime, for tests that set the clock of a process.
 pub fn ensure_faketime() -> Result<PathBuf> {
     let library = || {

@@ -13,6 +13,7 @@ mod cron;
 mod discover;
 mod doctor;
 mod health;
+mod man;
 mod migrate;
 mod outbox;
 pub mod output;
@@ -146,7 +147,7 @@ enum Command {
     /// The gateway as a service of systemd.
     #[command(subcommand)]
     Service(service::Command),
-    /// Plugins of the directory, and their digests.
+    /// Plugins, bundled and of the directory, and their digests.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Archives of the state directory: make, check, put back.
@@ -157,6 +158,9 @@ enum Command {
     Migrate(migrate::Command),
     /// Print the line that turns completion on in a shell.
     Completion(completion::Args),
+    /// Write the manual pages into a directory: for packagers.
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 /// The command tree, for completion.
@@ -202,6 +206,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Backup(command) => backup::run(global, command),
         Command::Migrate(command) => migrate::run(global, command),
         Command::Completion(args) => completion::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -323,6 +328,7 @@ mod tests {
             "gateway config schema",
             "gateway migrate openclaw --from F --dry-run --json",
             "gateway completion bash",
+            "gateway man DIR",
             "gateway doctor --fix --json",
             "gateway plugin list --wasm-dir D",
             "gateway service print --system",

@@ -26,7 +26,7 @@ use crate::systemd::{self, Notify, watchdog_period};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory of plugin folders (channels, boot scripts).
+    /// Directory of plugin folders (channels, boot scripts). They count instead of bundled ones of the same name.
     #[arg(long, value_name = "DIR")]
     wasm_dir: Option<PathBuf>,
     /// Port; 0 lets the system choose [default: 18789].
@@ -236,6 +236,7 @@ async fn serve(
     let mut stops = Stops::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut host = HostOptions::new(place.state_dir.clone(), settings);
+    host.bundled_plugins = gateway::bundled_plugins();
     host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
     host.log_sink = Some(Arc::new(logs.tenant_lines()));
     host.config = Some(place.file.clone());

@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup;
+mod bundled;
+mod config_faults;
+mod deploy;
 mod discovery;
 mod doctor;
 mod fuzz;
 mod observe;
 mod page;
 mod pressure;
+mod proxy;
 mod reload;
 mod schedule;
 mod service;

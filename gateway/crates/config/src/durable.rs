@@ -30,18 +30,77 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> 
     })
 }
 
-/// As [`write`] with [`Existing::Replace`], if `still` holds at the last moment. Returns whether it did.
+/// As [`write`] with [`Existing::Replace`], if `still` holds at the last moment. Returns whether it did. An error means that the
+/// file is as it was, also where the disk has failed only to confirm the change.
 pub(crate) fn write_if(
     path: &Path,
     bytes: &[u8],
     still: impl FnOnce() -> bool,
 ) -> io::Result<bool> {
-    place(path, bytes, |temp| {
+    let mut before = Before::Lost;
+    let placed = place(path, bytes, |temp| {
         if !still() {
             return Ok(false);
         }
-        std::fs::rename(temp, path).map(|()| true)
-    })
+        let had = Before::of(path, temp.with_extension("old.tmp"))?;
+        match std::fs::rename(temp, path) {
+            Ok(()) => before = had,
+            Err(e) => {
+                had.forget();
+                return Err(e);
+            }
+        }
+        Ok(true)
+    });
+    match placed.is_ok() {
+        true => before.forget(),
+        false => before.bring_back(path),
+    }
+    placed
+}
+
+/// What a file was before it was replaced.
+enum Before {
+    /// The old file, under a second name.
+    Named(PathBuf),
+    /// There was none.
+    Absent,
+    /// It is not known any more, or nothing was replaced.
+    Lost,
+}
+
+impl Before {
+    fn of(path: &Path, second: PathBuf) -> io::Result<Self> {
+        match std::fs::hard_link(path, &second) {
+            Ok(()) => Ok(Self::Named(second)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::Absent),
+            // A file system without second names.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                Ok(Self::Lost)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn forget(self) {
+        if let Self::Named(second) = self {
+            let _ = std::fs::remove_file(second);
+        }
+    }
+
+    /// Both names are on the same disk, which has just failed: this is all that can be tried.
+    fn bring_back(self, path: &Path) {
+        let _ = match self {
+            Self::Named(second) => std::fs::rename(second, path),
+            Self::Absent => std::fs::remove_file(path),
+            Self::Lost => Ok(()),
+        };
+    }
 }
 
 /// Writes and syncs a file beside `path`, which `put` gives its name or does not.
@@ -52,6 +111,8 @@ fn place(
 ) -> io::Result<bool> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
     let dir = dir.unwrap_or(Path::new("."));
+    // Opened before anything is changed: without descriptors the change is refused as a whole.
+    let folder = File::open(dir)?;
     let (mut file, temp) = create_beside(dir, path)?;
     let placed = file
         .write_all(bytes)
@@ -62,7 +123,7 @@ fn place(
         let _ = std::fs::remove_file(&temp);
     }
     let placed = placed?;
-    File::open(dir)?.sync_all()?;
+    folder.sync_all()?;
     Ok(placed)
 }
 

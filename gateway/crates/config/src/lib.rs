@@ -16,6 +16,7 @@ pub mod hooks;
 mod include;
 mod init;
 mod load;
+mod network;
 mod openclaw;
 pub mod options;
 mod path;
@@ -43,6 +44,7 @@ pub use load::{
     CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,
     client_view, load, load_text, valid_slug,
 };
+pub use network::Network;
 pub use openclaw::{Import, Imported, Outcome, count as import_counts, import_openclaw};
 pub use options::Options;
 pub use path::{join_path, split_path, value_at};

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::error::{ConfigError, Problem};
 use crate::include::Files;
+use crate::network::Network;
 use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOnErrorOption, BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption,
@@ -406,6 +407,7 @@ impl Resolver<'_> {
             bind,
             allowed_origins: self.origins(&o.gateway.allowed_origins),
             allowed_hosts: self.hosts("gateway.allowedHosts", &o.gateway.allowed_hosts),
+            trusted_proxies: self.networks("gateway.trustedProxies", &o.gateway.trusted_proxies),
             limits: limits(&o.gateway.limits),
             tls: self.tls(&o.gateway.tls),
             remote_mode: matches!(o.gateway.mode, Some(GatewayModeOption::Remote)),
@@ -498,6 +500,7 @@ impl Resolver<'_> {
             otlp: self.otlp(&o.telemetry.otlp),
             plugin_pins,
             plugins_pinned_only: o.plugins.pinned_only.unwrap_or(false),
+            plugins_bundled: o.plugins.bundled.unwrap_or(true),
             discovery: self.discovery(o),
             hash,
             warnings: Vec::new(),
@@ -716,6 +719,21 @@ impl Resolver<'_> {
             }
         }
         origins
+    }
+
+    fn networks(&mut self, path: &str, written: &[String]) -> Vec<Network> {
+        let mut networks = Vec::new();
+        for (i, text) in written.iter().enumerate() {
+            match Network::parse(text) {
+                Some(network) => networks.push(network),
+                None => self.bad(
+                    &format!("{path}[{i}]"),
+                    "neither an address nor a network",
+                    "write 127.0.0.1, ::1 or a network whose address ends with its prefix, like 10.0.0.0/8",
+                ),
+            }
+        }
+        networks
     }
 
     fn hosts(&mut self, path: &str, written: &[String]) -> BTreeSet<String> {

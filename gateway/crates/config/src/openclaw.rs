@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::network::Network;
 use crate::path::join_path;
 use crate::reload::look_up;
 use crate::secret::Secret;
@@ -287,10 +288,18 @@ impl Importer {
                 "/v1/chat/completions is always on, behind the gateway's authentication",
             );
         }
-        self.unsupported(
-            &["gateway", "trustedProxies"],
-            "no header of a proxy is believed",
-        );
+        let proxies = ["gateway", "trustedProxies"];
+        match self.get(&proxies) {
+            Some(Value::Array(list)) => {
+                let known = |v: &Value| v.as_str().is_some_and(|t| Network::parse(t).is_some());
+                if list.iter().all(known) {
+                    self.copy(&proxies, &proxies);
+                } else {
+                    self.unsupported(&proxies, "only addresses and networks like 10.0.0.0/8");
+                }
+            }
+            _ => self.unsupported(&proxies, "a list of addresses is expected"),
+        }
     }
 
     fn agents(&mut self) {

@@ -118,6 +118,9 @@ pub struct GatewayOptions {
     /// Host names answered besides loopback names and the hosts of tenants.
     #[schemars(extend("x-reload" = "live"))]
     pub allowed_hosts: Vec<String>,
+    /// Addresses and networks (`127.0.0.1`, `10.0.0.0/8`) of reverse proxies. Only what comes from there may say for whom it is (the last stranger in `X-Forwarded-For`), and never counts as from this machine then. Without them, a forwarding header from this machine is refused.
+    #[schemars(extend("x-reload" = "live"))]
+    pub trusted_proxies: Vec<String>,
     /// Limits.
     #[schemars(extend("x-reload" = "live"))]
     pub limits: LimitsOptions,
@@ -432,6 +435,8 @@ pub struct PluginsOptions {
     pub pins: BTreeMap<String, String>,
     /// Load only plugins that have a pin (default false).
     pub pinned_only: Option<bool>,
+    /// Whether the plugins that the program carries in itself are loaded (default true). One of the same name in the directory counts instead.
+    pub bundled: Option<bool>,
 }
 
 /// Logging.

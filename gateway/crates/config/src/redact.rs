@@ -29,6 +29,10 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             "allowedHosts".to_owned(),
             json!(settings.gateway.allowed_hosts),
         );
+        map.insert(
+            "trustedProxies".to_owned(),
+            json!(settings.gateway.trusted_proxies),
+        );
         map.insert("tls".to_owned(), tls(&settings.gateway.tls));
         map.insert(
             "mode".to_owned(),
@@ -111,6 +115,9 @@ pub fn redacted_json(settings: &Settings) -> Value {
         }
         if settings.plugins_pinned_only {
             plugins.insert("pinnedOnly".to_owned(), json!(true));
+        }
+        if !settings.plugins_bundled {
+            plugins.insert("bundled".to_owned(), json!(false));
         }
         if !plugins.is_empty() {
             map.insert("plugins".to_owned(), Value::Object(plugins));

@@ -155,7 +155,13 @@ impl Plan {
             .collect();
         Self {
             tenants,
-            names: touched("gateway.allowedHosts") || touched("gateway.allowedOrigins"),
+            names: [
+                "gateway.allowedHosts",
+                "gateway.allowedOrigins",
+                "gateway.trustedProxies",
+            ]
+            .iter()
+            .any(|path| touched(path)),
             limits: touched("gateway.limits"),
             log_level: old.logging.level != new.logging.level
                 || old.logging.targets != new.logging.targets,
@@ -255,6 +261,7 @@ impl Settings {
         self.otlp.clone_from(&running.otlp);
         self.plugin_pins.clone_from(&running.plugin_pins);
         self.plugins_pinned_only = running.plugins_pinned_only;
+        self.plugins_bundled = running.plugins_bundled;
         self.logging.format = running.logging.format;
         self.logging.file.clone_from(&running.logging.file);
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);

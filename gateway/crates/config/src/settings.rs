@@ -8,6 +8,7 @@ use gateway_protocol::CertPin;
 
 use crate::Secret;
 use crate::hooks::HooksSettings;
+use crate::network::Network;
 use crate::schedule::{CronSettings, HeartbeatSettings};
 use crate::written::Written;
 
@@ -33,6 +34,8 @@ pub struct Settings {
     pub plugin_pins: BTreeMap<String, String>,
     /// Whether a plugin without a pin is refused.
     pub plugins_pinned_only: bool,
+    /// Whether plugins that the program carries are loaded.
+    pub plugins_bundled: bool,
     /// Log level and format.
     pub logging: LoggingSettings,
     /// Where traces go; `None`: nowhere.
@@ -91,6 +94,8 @@ pub struct GatewaySettings {
     pub allowed_origins: BTreeSet<String>,
     /// Host names (lower case, no port) answered besides loopback names and tenant hosts. Empty: none besides.
     pub allowed_hosts: BTreeSet<String>,
+    /// Where reverse proxies are whose word about their clients counts. Empty: nobody's does.
+    pub trusted_proxies: Vec<Network>,
     /// Limits.
     pub limits: GatewayLimits,
     /// TLS of the listener.

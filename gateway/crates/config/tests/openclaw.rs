@@ -95,7 +95,7 @@ fn what_has_an_equal_is_taken_over_and_every_key_is_accounted_for() {
     assert_eq!(outcome("gateway.port"), Outcome::Mapped);
     assert_eq!(outcome("gateway.bind"), Outcome::Changed);
     assert_eq!(outcome("gateway.auth.token"), Outcome::Changed);
-    assert_eq!(outcome("gateway.trustedProxies"), Outcome::Unsupported);
+    assert_eq!(outcome("gateway.trustedProxies"), Outcome::Mapped);
     assert_eq!(
         outcome("gateway.http.endpoints.responses"),
         Outcome::Unsupported

@@ -43,6 +43,8 @@ pub struct HostOptions {
     pub settings: Settings,
     /// Directory of plugins; overrides the one of the settings.
     pub plugin_dir: Option<PathBuf>,
+    /// Plugins that the program carries in itself. Those whose name a folder of the directory has do not count.
+    pub bundled_plugins: Vec<gateway_wasm::Bundled>,
     /// Directory for compiled guests; `None` keeps none.
     pub plugin_cache: Option<PathBuf>,
     /// Time.
@@ -87,6 +89,7 @@ impl HostOptions {
             state_dir: state_dir.into(),
             settings,
             plugin_dir: None,
+            bundled_plugins: Vec::new(),
             plugin_cache: None,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(OsRandom),
@@ -318,6 +321,10 @@ impl Host {
                 options
                     .plugin_dir
                     .or_else(|| options.settings.plugins_dir.clone()),
+                match options.settings.plugins_bundled {
+                    true => options.bundled_plugins,
+                    false => Vec::new(),
+                },
                 options.plugin_cache,
                 gateway_wasm::Pins {
                     digests: options.settings.plugin_pins.clone(),
@@ -1155,6 +1162,7 @@ struct Guests {
 async fn load_guests(
     wanted: bool,
     dir: Option<PathBuf>,
+    bundled: Vec<gateway_wasm::Bundled>,
     cache: Option<PathBuf>,
     pins: gateway_wasm::Pins,
     host_db: &HostDb,
@@ -1164,9 +1172,9 @@ async fn load_guests(
         plugins: Vec::new(),
         faults: Vec::new(),
     };
-    let Some(dir) = dir.filter(|_| wanted) else {
+    if !wanted || dir.is_none() && bundled.is_empty() {
         return Ok(guests);
-    };
+    }
     let options = gateway_wasm::WasmOptions {
         cache_dir: cache,
         cache_key: host_db.derive_key("compiled guests"),
@@ -1175,21 +1183,31 @@ async fn load_guests(
     };
     let host =
         gateway_wasm::PluginHost::new(options).map_err(|e| StartError::Guests(e.to_string()))?;
-    for loaded in host.load_dir(&dir).await {
+    for loaded in host.load_all(dir.as_deref(), &bundled).await {
         match loaded {
-            Ok(plugin) => guests.plugins.push(plugin),
+            Ok(plugin) => {
+                tracing::info!(plugin = %plugin.manifest.id, version = %plugin.manifest.version, source = plugin.source.name(), "plugin loaded");
+                guests.plugins.push(plugin);
+            }
             Err(error) => {
-                let id = error
-                    .dir
-                    .file_name()
-                    .map(|n| n.to_string_lossy().into_owned())
-                    .unwrap_or_default();
+                let id = match (&error.source, error.id.as_str()) {
+                    // The directory itself.
+                    (gateway_wasm::Source::Directory(dir), "") => dir
+                        .file_name()
+                        .map(|n| n.to_string_lossy().into_owned())
+                        .unwrap_or_default(),
+                    (_, id) => id.to_owned(),
+                };
                 tracing::error!(plugin = %id, %error, "plugin not loaded");
                 guests
                     .faults
                     .push(gateway_protocol::methods::system::PluginFault {
                         id,
-                        origin: "wasm-dir".to_owned(),
+                        origin: match error.source {
+                            gateway_wasm::Source::Directory(_) => "wasm-dir",
+                            gateway_wasm::Source::Bundled => "bundled",
+                        }
+                        .to_owned(),
                         activated: true,
                         error: error.kind.to_string(),
                     });

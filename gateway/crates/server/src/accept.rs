@@ -99,7 +99,11 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
                 continue;
             }
         };
-        let permit = match app.budget.take(peer.ip()) {
+        let taken = match app.names().1.is_proxy(peer.ip()) {
+            true => app.budget.take_of_proxy(peer.ip()),
+            false => app.budget.take(peer.ip()),
+        };
+        let permit = match taken {
             Ok(permit) => permit,
             Err(full) => {
                 app.traffic.refused(full);
@@ -169,7 +173,12 @@ async fn connection(
     let stream = Stream::new(stream, app.traffic.clone());
     let tls = stream.is_tls();
     let wire = Arc::new(Wire {
-        socket: Socket { local, peer, tls },
+        socket: Socket {
+            local,
+            peer,
+            tls,
+            forwarded: false,
+        },
         permit: Mutex::new(Some(permit)),
         requests: AtomicU32::new(0),
         upgrade: Mutex::new(None),

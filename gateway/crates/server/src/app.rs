@@ -16,8 +16,6 @@ pub(crate) struct App {
     pub(crate) host: Arc<Host>,
     /// The names of these settings; made anew when others count.
     pub(crate) names: ArcSwap<(Arc<Settings>, Names)>,
-    /// Peers whose forwarding headers are tolerated (and not believed).
-    pub(crate) proxies: Vec<std::net::IpAddr>,
     pub(crate) limits: ServerLimits,
     /// The limits were given by the embedding program and not by the settings.
     pub(crate) own_limits: bool,

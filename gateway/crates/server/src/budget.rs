@@ -95,6 +95,15 @@ impl Budget {
 
     /// Takes a place for a connection from `peer`, or says why not. Never waits.
     pub(crate) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Permit, Full> {
+        self.place(peer, true)
+    }
+
+    /// The same for a connection from a trusted proxy: it is many clients', so that no share of one address counts for it.
+    pub(crate) fn take_of_proxy(self: &Arc<Self>, proxy: IpAddr) -> Result<Permit, Full> {
+        self.place(proxy, false)
+    }
+
+    fn place(self: &Arc<Self>, peer: IpAddr, one_client: bool) -> Result<Permit, Full> {
         let address = share_of(peer);
         let own = if peer.to_canonical().is_loopback() {
             LOCAL_PLACES
@@ -108,11 +117,8 @@ impl Budget {
         if waiting.all >= self.preauth.load(Ordering::Acquire) + own {
             return Err(Full::Preauth);
         }
-        if waiting
-            .by_address
-            .get(&address)
-            .is_some_and(|n| *n >= self.per_address.load(Ordering::Acquire))
-        {
+        let most = self.per_address.load(Ordering::Acquire);
+        if one_client && waiting.by_address.get(&address).is_some_and(|n| *n >= most) {
             return Err(Full::Address);
         }
         if self

@@ -9,6 +9,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use gateway_config::Network;
+
 /// What the configuration says about names. All lower case; hosts without port.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
@@ -18,6 +20,8 @@ pub struct Names {
     pub tenants: BTreeMap<String, String>,
     /// Allowed browser origins.
     pub origins: BTreeSet<String>,
+    /// Reverse proxies whose word about their clients counts.
+    pub proxies: Vec<Network>,
 }
 
 /// The socket that a request came in on.
@@ -29,13 +33,16 @@ pub struct Socket {
     pub peer: SocketAddr,
     /// TLS is spoken on it.
     pub tls: bool,
+    /// The peer is the client of a reverse proxy, as this says.
+    pub forwarded: bool,
 }
 
 impl Socket {
-    /// Both ends are on this machine.
+    /// Both ends are on this machine, and nobody asks for somebody else.
     #[must_use]
     pub fn loopback(&self) -> bool {
-        self.local.ip().to_canonical().is_loopback() && self.peer.ip().to_canonical().is_loopback()
+        let here = |end: &SocketAddr| end.ip().to_canonical().is_loopback();
+        !self.forwarded && here(&self.local) && here(&self.peer)
     }
 }
 
@@ -50,6 +57,8 @@ pub enum Refused {
     Origin,
     /// 403: forwarding headers from a peer that is not a configured proxy.
     Forwarded,
+    /// 400: a configured proxy names its client in a way that cannot be read.
+    BadForwarding,
 }
 
 /// An accepted Host.
@@ -94,7 +103,14 @@ impl Names {
                 })
                 .collect(),
             origins: settings.gateway.allowed_origins.clone(),
+            proxies: settings.gateway.trusted_proxies.clone(),
         }
+    }
+
+    /// Whether a trusted reverse proxy is at this address.
+    #[must_use]
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(address))
     }
 
     /// Judges the value of the Host line.
@@ -240,6 +256,7 @@ mod tests {
             ]
             .map(str::to_owned)
             .into(),
+            proxies: Vec::new(),
         }
     }
 
@@ -248,6 +265,7 @@ mod tests {
             local: local.parse().unwrap(),
             peer: peer.parse().unwrap(),
             tls: false,
+            forwarded: false,
         }
     }
 
@@ -257,6 +275,10 @@ mod tests {
         let names = names();
         let here = socket("127.0.0.1:18789", "127.0.0.1:50000");
         let lan = socket("192.0.2.7:18789", "192.0.2.9:50000");
+        let through = Socket {
+            forwarded: true,
+            ..here
+        };
         let six = socket("[::1]:18789", "[::1]:50000");
         let bad = Err(Refused::BadHost);
         let unknown = Err(Refused::UnknownHost);
@@ -298,6 +320,9 @@ mod tests {
             (&here, "gw.example:18789", Ok(false)),
             (&here, "gw.example:1", unknown),
             (&lan, "acme.example", Ok(false)),
+            (&through, "localhost:18789", unknown),
+            (&through, "127.0.0.1:18789", unknown),
+            (&through, "gw.example", Ok(false)),
         ];
         for (socket, raw, want) in table {
             assert_eq!(

@@ -8,6 +8,7 @@ mod app;
 mod budget;
 mod descriptors;
 pub mod discover;
+mod forwarded;
 pub mod guard;
 mod handshakes;
 pub mod head;

@@ -114,9 +114,6 @@ pub struct GatewayServerOptions {
     pub shutdown: CancellationToken,
     /// Limits instead of those in the settings.
     pub limits: Option<ServerLimits>,
-    /// Peers on this machine whose forwarding headers are tolerated; they are never believed. Without it a request from this machine
-    /// with such a header is refused: it would make strangers look local.
-    pub tolerated_proxies: Vec<IpAddr>,
 }
 
 impl GatewayServerOptions {
@@ -132,7 +129,6 @@ impl GatewayServerOptions {
             runtime: None,
             shutdown: CancellationToken::new(),
             limits: None,
-            tolerated_proxies: Vec::new(),
         }
     }
 }
@@ -308,7 +304,6 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let app = Arc::new(App {
         names: ArcSwap::from_pointee((settings.clone(), Names::of(&settings))),
         own_limits,
-        proxies: options.tolerated_proxies,
         budget: budget::Budget::new(
             descriptors::places(),
             limits.max_connections,

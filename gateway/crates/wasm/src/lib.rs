@@ -24,6 +24,6 @@ pub use boot::{BootContext, BootReason, BootReport, run_boot};
 pub use host::{AccountHost, BootHost, GatewayCallError};
 pub use limits::LimitExceeded;
 pub use manifest::{Capability, Manifest};
-pub use package::{Package, Pins, packages};
+pub use package::{Bundled, Candidate, Package, Pins, Source, candidates};
 pub use plugin::{LoadError, LoadErrorKind, Plugin, PluginHost, WasmError, WasmOptions};
 pub use types::*;

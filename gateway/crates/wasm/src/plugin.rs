@@ -1,4 +1,4 @@
-//! The plugin host and the loader of plugin directories.
+//! The plugin host and the loader of plugins.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::lanes::Lanes;
 use crate::limits::{self, LimitExceeded};
 use crate::manifest::{Class, Manifest, ManifestError, World};
 use crate::memory::Instances;
-use crate::package::{Package, Pins};
+use crate::package::{Bundled, Candidate, Pins, Source, candidates};
 use crate::state::{GuestState, Io, LogBudget, StateSpec, linker};
 use crate::types::Descriptor;
 use crate::world::boot_v0_1::BootScriptPre;
@@ -99,7 +99,7 @@ pub struct Plugin {
     /// SHA-256 of the file, in lower-case hex.
     pub digest: String,
     /// Where it came from.
-    pub dir: PathBuf,
+    pub source: Source,
     /// What it says about itself (channels only).
     pub descriptor: Option<Descriptor>,
     /// Compiled code came from the cache.
@@ -163,14 +163,26 @@ impl Plugin {
 }
 
 /// A plugin that was not loaded.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {kind}", dir.display())]
+#[derive(Debug)]
 pub struct LoadError {
-    /// The plugin's directory.
-    pub dir: PathBuf,
+    /// Its id, as far as it is known without reading it; empty where the directory of plugins itself can't be read.
+    pub id: String,
+    /// Where it is from.
+    pub source: Source,
     /// Why.
     pub kind: LoadErrorKind,
 }
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.source {
+            Source::Directory(path) => write!(f, "{}: {}", path.display(), self.kind),
+            Source::Bundled => write!(f, "{} ({}): {}", self.id, self.source, self.kind),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
 
 /// Why a plugin was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -278,21 +290,23 @@ impl PluginHost {
         ended
     }
 
-    /// Loads every `DIR/<id>/plugin.toml`, in order of names. Reading and compiling is done on a thread of its own; one bad plugin
-    /// does not stop the others. A directory that can't be read is one error.
-    pub async fn load_dir(self: &Arc<Self>, dir: &Path) -> Vec<Result<Arc<Plugin>, LoadError>> {
-        let dirs = match plugin_dirs(dir) {
-            Ok(dirs) => dirs,
-            Err(e) => {
-                return vec![Err(LoadError {
-                    dir: dir.to_owned(),
-                    kind: io_error(dir, &e),
-                })];
-            }
+    /// Loads every `DIR/<id>/plugin.toml` and what the program carries besides them, in order of ids. Reading and compiling is done
+    /// on a thread of its own; one bad plugin does not stop the others. A directory that can't be read is one error.
+    pub async fn load_all(
+        self: &Arc<Self>,
+        dir: Option<&Path>,
+        bundled: &[Bundled],
+    ) -> Vec<Result<Arc<Plugin>, LoadError>> {
+        let found = match candidates(dir, bundled) {
+            Ok(found) => found,
+            Err(error) => return vec![Err(error)],
         };
-        let mut out = Vec::with_capacity(dirs.len());
-        for dir in dirs {
-            out.push(self.load(&dir).await);
+        let mut out = Vec::with_capacity(found.len());
+        for candidate in found {
+            if candidate.replaces_bundled {
+                tracing::info!(plugin = %candidate.id, from = %candidate.source(), "this plugin counts, and not the one of the same name that the program carries");
+            }
+            out.push(self.load_candidate(candidate).await);
         }
         out
     }
@@ -302,15 +316,24 @@ impl PluginHost {
     /// # Errors
     /// See [`LoadErrorKind`].
     pub async fn load(self: &Arc<Self>, dir: &Path) -> Result<Arc<Plugin>, LoadError> {
+        self.load_candidate(Candidate::folder(dir)).await
+    }
+
+    async fn load_candidate(
+        self: &Arc<Self>,
+        candidate: Candidate,
+    ) -> Result<Arc<Plugin>, LoadError> {
+        let (id, source) = (candidate.id.clone(), candidate.source());
         let fail = |kind| LoadError {
-            dir: dir.to_owned(),
+            id: id.clone(),
+            source: source.clone(),
             kind,
         };
         let (tx, rx) = oneshot::channel();
-        let (this, path) = (self.clone(), dir.to_owned());
+        let this = self.clone();
         std::thread::Builder::new()
             .name("guest-compile".into())
-            .spawn(move || drop(tx.send(this.read(&path))))
+            .spawn(move || drop(tx.send(this.read(&candidate))))
             .map_err(|e| fail(LoadErrorKind::Invalid(format!("compile thread: {e}"))))?;
         let plugin = rx
             .await
@@ -329,7 +352,7 @@ impl PluginHost {
         wasm: &[u8],
     ) -> Result<Arc<Plugin>, LoadErrorKind> {
         let manifest = Manifest::parse(manifest)?;
-        let plugin = self.link(Path::new(""), manifest, wasm)?;
+        let plugin = self.link(Source::Bundled, manifest, wasm)?;
         self.probed(plugin).await
     }
 
@@ -388,13 +411,18 @@ impl PluginHost {
         }
     }
 
-    fn read(&self, dir: &Path) -> Result<Plugin, LoadErrorKind> {
-        let package = Package::read(dir)?;
+    fn read(&self, candidate: &Candidate) -> Result<Plugin, LoadErrorKind> {
+        let package = candidate.read()?;
         self.pins.check(&package)?;
-        self.link(dir, package.manifest, &package.wasm)
+        self.link(candidate.source(), package.manifest, &package.wasm)
     }
 
-    fn link(&self, dir: &Path, manifest: Manifest, wasm: &[u8]) -> Result<Plugin, LoadErrorKind> {
+    fn link(
+        &self,
+        source: Source,
+        manifest: Manifest,
+        wasm: &[u8],
+    ) -> Result<Plugin, LoadErrorKind> {
         if wasm.len() as u64 > limits::MAX_COMPONENT_BYTES {
             return Err(LoadErrorKind::Invalid(
                 LimitExceeded::new("component file", limits::MAX_COMPONENT_BYTES, "bytes")
@@ -472,7 +500,7 @@ impl PluginHost {
         Ok(Plugin {
             manifest,
             digest,
-            dir: dir.to_owned(),
+            source,
             descriptor: None,
             from_cache,
             engine: engine.clone(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::{CAPABILITIES, HOSTILE, TestHost, account, command, guest, manifest, plugin_host};
 use futures_util::future::BoxFuture;
 use gateway_wasm::{
-    BootContext, BootHost, BootReason, CommitReport, Effects, GatewayCallError, HostError, Level,
-    LoadErrorKind, Package, Pins, PluginHost, WasmOptions, run_boot,
+    BootContext, BootHost, BootReason, Bundled, CommitReport, Effects, GatewayCallError, HostError,
+    Level, LoadErrorKind, Package, Pins, PluginHost, Source, WasmOptions, run_boot,
 };
 use parking_lot::Mutex;
 
@@ -68,14 +68,11 @@ async fn a_directory_is_loaded_and_one_bad_plugin_does_not_stop_the_others() {
     let host = plugin_host(4);
     let mut loaded = Vec::new();
     let mut refused = std::collections::BTreeMap::new();
-    for r in host.load_dir(dir.path()).await {
+    for r in host.load_all(Some(dir.path()), &[]).await {
         match r {
             Ok(p) => loaded.push(p),
             Err(e) => {
-                refused.insert(
-                    e.dir.file_name().unwrap().to_str().unwrap().to_owned(),
-                    e.kind,
-                );
+                refused.insert(e.id, e.kind);
             }
         }
     }
@@ -120,7 +117,7 @@ async fn a_directory_is_loaded_and_one_bad_plugin_does_not_stop_the_others() {
         .unwrap();
     assert_eq!(io.ids(), ["m1"]);
     assert!(matches!(
-        host.load_dir(Path::new("/nowhere")).await[..],
+        host.load_all(Some(Path::new("/nowhere")), &[]).await[..],
         [Err(_)]
     ));
 }
@@ -156,7 +153,7 @@ async fn what_is_pinned_is_what_is_loaded() {
     };
     let free = host(false);
     assert_eq!(
-        free.load_dir(dir.path())
+        free.load_all(Some(dir.path()), &[])
             .await
             .iter()
             .filter(|r| r.is_ok())
@@ -213,6 +210,105 @@ async fn what_is_pinned_is_what_is_loaded() {
     assert!(
         matches!(refused.kind, LoadErrorKind::Digest { .. }),
         "{refused}"
+    );
+}
+
+/// What the program carries is loaded by the rules for folders: same digest, same pins, same permissions. A folder of the same
+/// name counts instead, also when it is broken.
+///
+/// Covers: S2, S3.
+#[tokio::test]
+async fn what_the_program_carries_is_loaded_by_the_rules_for_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = guest(HOSTILE, "channel");
+    let bundled = |id: &'static str, text: String| Bundled {
+        id: id.into(),
+        manifest: text.into_bytes().into(),
+        wasm: wasm.clone().into(),
+    };
+    let carried = [
+        bundled("own", manifest("own", CAPABILITIES, "")),
+        bundled("both", manifest("both", CAPABILITIES, "")),
+        bundled("broken", manifest("broken", CAPABILITIES, "")),
+        bundled("greedy", manifest("greedy", r#"["log"]"#, "")),
+        bundled("named", manifest("other", CAPABILITIES, "")),
+    ];
+    let text = manifest("own", CAPABILITIES, "");
+    write(dir.path(), "own", &text, &wasm);
+    let on_disk = Package::read(&dir.path().join("own")).unwrap();
+    let in_program = Package::bundled(&carried[0]).unwrap();
+    assert_eq!(on_disk.digest, in_program.digest);
+    std::fs::remove_dir_all(dir.path().join("own")).unwrap();
+
+    let other = format!("{}# of the directory\n", manifest("both", CAPABILITIES, ""));
+    write(dir.path(), "both", &other, &wasm);
+    write(dir.path(), "broken", "schema = 7", &wasm);
+    let host = |digests: &[(&str, &str)], only: bool| {
+        let digests = digests
+            .iter()
+            .map(|(id, digest)| ((*id).to_owned(), (*digest).to_owned()))
+            .collect();
+        PluginHost::new(WasmOptions {
+            pool_instances: 4,
+            pins: Pins { digests, only },
+            ..WasmOptions::new()
+        })
+        .unwrap()
+    };
+    let free = host(&[], false);
+    let mut sources = std::collections::BTreeMap::new();
+    let mut refused = std::collections::BTreeMap::new();
+    for loaded in free.load_all(Some(dir.path()), &carried).await {
+        match loaded {
+            Ok(plugin) => drop(sources.insert(plugin.manifest.id.clone(), plugin.source.clone())),
+            Err(e) => drop(refused.insert(e.id.clone(), e)),
+        }
+    }
+    assert_eq!(
+        sources,
+        [
+            (
+                "both".to_owned(),
+                Source::Directory(dir.path().join("both"))
+            ),
+            ("own".to_owned(), Source::Bundled),
+        ]
+        .into()
+    );
+    assert!(matches!(refused["broken"].kind, LoadErrorKind::Manifest(_)));
+    assert_eq!(refused["broken"].source.name(), "directory");
+    assert!(matches!(refused["greedy"].kind, LoadErrorKind::Imports(_)));
+    assert!(matches!(refused["named"].kind, LoadErrorKind::Name(_)));
+    assert!(
+        refused["named"].to_string().starts_with("named (bundled"),
+        "{}",
+        refused["named"]
+    );
+    assert_eq!(refused.len(), 3);
+
+    // Without a directory, all of the program's.
+    let ids = |loaded: &[Result<_, _>]| loaded.iter().filter(|l| l.is_ok()).count();
+    assert_eq!(ids(&free.load_all(None, &carried[..3]).await), 3);
+    // A directory that can't be read hides which of the program's plugins it would replace.
+    let unreadable = free
+        .load_all(Some(Path::new("/nowhere")), &carried[..3])
+        .await;
+    assert!(matches!(&unreadable[..], [Err(_)]));
+
+    let digest = in_program.digest.as_str();
+    let pinned = host(&[("own", digest)], true);
+    assert_eq!(ids(&pinned.load_all(None, &carried[..1]).await), 1);
+    let loaded = pinned.load_all(None, &carried[1..2]).await;
+    assert!(
+        matches!(&loaded[..], [Err(e)] if matches!(e.kind, LoadErrorKind::NotPinned(_))),
+        "{loaded:?}"
+    );
+    let another = "0".repeat(64);
+    let wrong = host(&[("own", &another)], false);
+    let loaded = wrong.load_all(None, &carried[..1]).await;
+    assert!(
+        matches!(&loaded[..], [Err(e)] if matches!(e.kind, LoadErrorKind::Pinned { .. })),
+        "{loaded:?}"
     );
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use gateway_config::TlsSource;
 use gateway_server::tls::{CertificatePair, PairFiles};
-use gateway_wasm::{Pins, packages};
+use gateway_wasm::{Bundled, Pins, candidates};
 
 use crate::doctor::{Finding, Place};
 
@@ -106,19 +106,25 @@ pub fn certificate(place: &Place) -> Vec<Finding> {
     }
 }
 
-/// `plugins`: their directory is there, each can be read, fits its pin, and every configured channel has one.
+/// `plugins`: their directory is there, each can be read, fits its pin, and every configured channel has one. Those that the
+/// program carries count as well.
 pub fn plugins(place: &Place) -> Vec<Finding> {
     const ID: &str = "plugins";
     let Ok(settings) = &place.settings else {
         return Vec::new();
     };
-    let Some(dir) = &settings.plugins_dir else {
+    let bundled = match settings.plugins_bundled {
+        true => gateway::bundled_plugins(),
+        false => Vec::new(),
+    };
+    let dir = settings.plugins_dir.as_deref();
+    if dir.is_none() && bundled.is_empty() {
         return vec![Finding::ok(
             ID,
             "no directory of plugins is configured (plugins.dir, --wasm-dir)",
         )];
-    };
-    if !dir.is_dir() {
+    }
+    if let Some(dir) = dir.filter(|d| !d.is_dir()) {
         return vec![Finding::error(
             ID,
             format!("the plugin directory {} is not there", dir.display()),
@@ -129,7 +135,11 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
         digests: settings.plugin_pins.clone(),
         only: settings.plugins_pinned_only,
     };
-    let (mut found, ids) = judge_packages(dir, &pins);
+    let (mut found, ids) = judge_packages(dir, &bundled, &pins);
+    let place = match dir {
+        Some(dir) => format!("in {}", dir.display()),
+        None => "bundled with this program".to_owned(),
+    };
     for kind in settings
         .tenants
         .values()
@@ -141,18 +151,17 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
             found.push(Finding::error(
                 ID,
                 format!(
-                    "channels.{kind} is configured, and no plugin {kind} is in {}",
-                    dir.display()
+                    "channels.{kind} is configured, and no plugin {kind} is {place}"
                 ),
-                "put the plugin there, or take the channel out of gateway.json5",
+                "put the plugin into the directory of plugins (plugins.dir), or take the channel out of gateway.json5",
             ));
         }
     }
     for id in pins.digests.keys().filter(|id| !ids.contains(id)) {
         found.push(Finding::warning(
             ID,
-            format!("plugins.pins names {id}, which is not in {}", dir.display()),
-            "put the plugin there, or take the pin out",
+            format!("plugins.pins names {id}, which is not {place}"),
+            "put the plugin into the directory of plugins, or take the pin out",
         ));
     }
     if found.is_empty() {
@@ -161,21 +170,40 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
     found
 }
 
-fn judge_packages(dir: &Path, pins: &Pins) -> (Vec<Finding>, Vec<String>) {
+fn judge_packages(
+    dir: Option<&Path>,
+    bundled: &[Bundled],
+    pins: &Pins,
+) -> (Vec<Finding>, Vec<String>) {
     let mut found = Vec::new();
     let mut ids = Vec::new();
-    for (path, package) in packages(dir) {
-        match package {
-            Err(e) => found.push(Finding::error(
+    let there = match candidates(dir, bundled) {
+        Ok(there) => there,
+        Err(e) => {
+            found.push(Finding::error(
                 "plugins",
                 e.to_string(),
+                "give the directory to the user that the gateway runs as",
+            ));
+            Vec::new()
+        }
+    };
+    for candidate in there {
+        let at = match candidate.source().path() {
+            Some(path) => path.display().to_string(),
+            None => format!("{} (bundled)", candidate.id),
+        };
+        match candidate.read() {
+            Err(why) => found.push(Finding::error(
+                "plugins",
+                format!("{at}: {why}"),
                 "replace the folder by a whole one",
             )),
             Ok(package) => {
                 if let Err(why) = pins.check(&package) {
                     found.push(Finding::error(
                         "plugins",
-                        format!("{}: {why}", path.display()),
+                        format!("{at}: {why}"),
                         "compare with `gateway plugin list`; put the pinned plugin back if this one is not yours",
                     ));
                 }

@@ -116,7 +116,7 @@ impl Account {
                 None => (
                     None,
                     Some(format!(
-                        "there is no plugin {:?}: put it into the directory of --wasm-dir, or set `enabled: false` for channels.{}.accounts.{}",
+                        "there is no plugin {:?}: put it into the directory of --wasm-dir (plugins.dir), or set `enabled: false` for channels.{}.accounts.{}",
                         settings.kind, settings.kind, settings.account
                     )),
                 ),

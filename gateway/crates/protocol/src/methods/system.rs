@@ -286,7 +286,7 @@ pub struct PluginHealth {
 pub struct PluginFault {
     /// Its id.
     pub id: String,
-    /// Where it comes from: `wasm-dir` or `boot`.
+    /// Where it comes from: `wasm-dir`, `bundled` or `boot`.
     pub origin: String,
     /// Whether the configuration wants it.
     pub activated: bool,

@@ -33,8 +33,8 @@ pub(crate) fn check(
     surface: Surface,
 ) -> Result<Authenticated, RpcError> {
     let attempt = AuthAttempt {
-        peer: ask.wire.socket.peer.ip(),
-        loopback: ask.wire.socket.loopback(),
+        peer: ask.socket.peer.ip(),
+        loopback: ask.socket.loopback(),
         origin: ask.origin.as_deref(),
         tenant_hint: &ask.hint,
         token,
@@ -71,7 +71,7 @@ pub(crate) fn caller(
             ..ClientInfo::default()
         },
         surface,
-        ip: Some(ask.wire.socket.peer.ip()),
+        ip: Some(ask.socket.peer.ip()),
         credential: Some(found.proof.name(found.method)),
     };
     Ok((found, caller))

@@ -29,7 +29,8 @@ use tower_service::Service;
 use crate::{
     accept::Wire,
     app::App,
-    guard::{FORWARDING, Refused},
+    forwarded,
+    guard::{Refused, Socket},
     limits::MAX_REQUESTS_PER_CONNECTION,
     openapi as described, ws,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Ask {
     /// The tenant that host name and path point to.
     pub(crate) hint: TenantHint,
     pub(crate) origin: Option<Box<str>>,
+    /// The socket that it came in on; its peer is the client of a trusted proxy, where there is one.
+    pub(crate) socket: Socket,
     /// What let the request in.
     pub(crate) admitted: admitted::Admitted,
 }
@@ -124,12 +127,13 @@ fn admit(
     wire: &Arc<Wire>,
     mut request: Request<Incoming>,
 ) -> Result<Admitted, Response<Body>> {
-    let socket = &wire.socket;
+    let names = app.names();
+    let names = &names.1;
+    let socket =
+        &forwarded::socket(request.headers_mut(), &wire.socket, &names.proxies).map_err(refused)?;
     let raw_host = text(&request, header::HOST)
         .map_err(|()| refused(Refused::BadHost))?
         .unwrap_or_default();
-    let names = app.names();
-    let names = &names.1;
     let host = names.host(&raw_host, socket).map_err(refused)?;
     let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
     if let Some(origin) = &origin {
@@ -137,7 +141,6 @@ fn admit(
             .origin(origin, &host, &raw_host, socket)
             .map_err(refused)?;
     }
-    forwarding(app, wire, &mut request)?;
     let raw_path = request.uri().path().to_owned();
     let placed = place(&raw_path);
     let served = match *request.method() {
@@ -180,6 +183,7 @@ fn admit(
         wire: wire.clone(),
         hint,
         origin: origin.map(Into::into),
+        socket: *socket,
         admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {
@@ -214,7 +218,11 @@ fn refused(why: Refused) -> Response<Body> {
         ),
         Refused::Forwarded => reply::refusal(
             StatusCode::FORBIDDEN,
-            "forwarding headers from a peer that is not a configured proxy",
+            "forwarding headers from a peer that is not a configured proxy; name it in gateway.trustedProxies if it is one",
+        ),
+        Refused::BadForwarding => reply::refusal(
+            StatusCode::BAD_REQUEST,
+            "the proxy's X-Forwarded-For cannot be read: one line, addresses separated by commas",
         ),
     }
 }
@@ -227,26 +235,6 @@ fn text<B>(request: &Request<B>, name: header::HeaderName) -> Result<Option<Stri
         (Some(value), None) => value.to_str().map(|v| Some(v.to_owned())).map_err(|_| ()),
         (Some(_), Some(_)) => Err(()),
     }
-}
-
-/// Nobody below a configured proxy can tell us who a caller is. From this machine such a header means a proxy that nobody
-/// configured, through which strangers would look local.
-#[allow(clippy::result_large_err)]
-fn forwarding(
-    app: &App,
-    wire: &Wire,
-    request: &mut Request<Incoming>,
-) -> Result<(), Response<Body>> {
-    let peer = wire.socket.peer.ip().to_canonical();
-    for name in FORWARDING {
-        if request.headers_mut().remove(name).is_some()
-            && peer.is_loopback()
-            && !app.proxies.contains(&peer)
-        {
-            return Err(refused(Refused::Forwarded));
-        }
-    }
-    Ok(())
 }
 
 /// Splits `/t/<slug>` off a path. `None` when the path is not canonical after one decoding.

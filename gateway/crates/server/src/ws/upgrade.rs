@@ -180,7 +180,7 @@ impl Upgrade {
         early.extend_from_slice(&held);
         let shared = Shared::new(app.event_bytes.clone());
         let now_ms = app.timer.now_ms();
-        let socket = self.ask.wire.socket;
+        let socket = self.ask.socket;
         let origin = self.ask.origin.clone();
         let (mode, max_message) = match self.kind {
             Kind::V4 => (

@@ -1,5 +1,7 @@
 //! Host names, origins, forwarding headers, and what a stranger can see at all.
 
+use gateway_config::Network;
+
 use crate::support::*;
 
 const PATHS: [&str; 10] = [
@@ -144,13 +146,17 @@ fn nobody_on_this_machine_may_forward_for_others() {
             "{name}"
         );
     }
-    let behind = gateway(|o| o.tolerated_proxies = vec!["127.0.0.1".parse().unwrap()]);
-    assert_eq!(
-        behind
-            .ask("GET", "/healthz", &[("X-Forwarded-For", "192.0.2.1")], b"")
-            .status,
-        200
-    );
+    let behind = gateway(|o| {
+        o.host.settings.gateway.trusted_proxies = vec![Network::parse("127.0.0.1").unwrap()];
+    });
+    let ask = |headers: &[(&str, &str)]| behind.ask("GET", "/healthz", headers, b"").status;
+    let forwarded = ("X-Forwarded-For", "192.0.2.1");
+    // A loopback name is not the name that a stranger asked for.
+    assert_eq!(ask(&[forwarded]), 421);
+    assert_eq!(ask(&[forwarded, ("Host", "acme.example")]), 200);
+    let garbled = ("X-Forwarded-For", "me");
+    assert_eq!(ask(&[garbled, ("Host", "acme.example")]), 400);
+    assert_eq!(ask(&[]), 200, "a program of this machine is still local");
 }
 
 /// Covers: B10, A13, S6.

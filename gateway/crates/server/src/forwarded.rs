@@ -1,0 +1,146 @@
+//! For whom a reverse proxy asks. What it says is believed only from addresses that the configuration names, and whoever comes
+//! through a proxy is never taken for somebody on this machine.
+
+use std::net::{IpAddr, SocketAddr};
+
+use gateway_config::Network;
+use http::HeaderMap;
+
+use crate::guard::{FORWARDING, Refused, Socket};
+
+/// The header in which a trusted proxy names its client, as the last of a list.
+const CLIENT: &str = "x-forwarded-for";
+
+/// The socket as the request came in on it: with the address of the proxy's client as its peer, where a trusted proxy asks. Takes all
+/// forwarding headers out of the request.
+///
+/// # Errors
+/// [`Refused::Forwarded`] for such a header from this machine without a trusted proxy: strangers would look local.
+/// [`Refused::BadForwarding`] for one that a trusted proxy garbled.
+pub(crate) fn socket(
+    headers: &mut HeaderMap,
+    socket: &Socket,
+    trusted: &[Network],
+) -> Result<Socket, Refused> {
+    let clients: Vec<_> = headers.get_all(CLIENT).iter().cloned().collect();
+    let mut any = false;
+    for name in FORWARDING {
+        any |= headers.remove(name).is_some();
+    }
+    if !any {
+        return Ok(*socket);
+    }
+    let peer = socket.peer.ip().to_canonical();
+    let is_proxy = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
+    if !is_proxy(peer) {
+        return match peer.is_loopback() {
+            true => Err(Refused::Forwarded),
+            false => Ok(*socket),
+        };
+    }
+    let mut client = peer;
+    match clients.as_slice() {
+        [] => {}
+        [list] => {
+            let list = list.to_str().map_err(|_| Refused::BadForwarding)?;
+            // From the right: each proxy adds what it saw, and what stands before the first stranger is his own claim.
+            for hop in list.rsplit(',') {
+                client = address(hop.trim()).ok_or(Refused::BadForwarding)?;
+                if !is_proxy(client) {
+                    break;
+                }
+            }
+        }
+        _ => return Err(Refused::BadForwarding),
+    }
+    Ok(Socket {
+        peer: SocketAddr::new(client, 0),
+        forwarded: true,
+        ..*socket
+    })
+}
+
+/// An address as proxies write it: bare, in brackets, and with or without a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = |text: &str| text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    bare(text)
+        .or_else(|| {
+            text.parse::<SocketAddr>()
+                .ok()
+                .map(|s| s.ip().to_canonical())
+        })
+        .or_else(|| bare(text.strip_prefix('[')?.strip_suffix(']')?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn judge(peer: &str, sent: &[(&'static str, &str)]) -> Result<(String, bool), Refused> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in sent {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers.insert("x-other", HeaderValue::from_static("stays"));
+        let trusted: Vec<Network> = ["127.0.0.1", "10.0.0.0/8"]
+            .iter()
+            .map(|t| Network::parse(t).unwrap())
+            .collect();
+        let from = Socket {
+            local: "127.0.0.1:18789".parse().unwrap(),
+            peer: SocketAddr::new(peer.parse().unwrap(), 40_000),
+            tls: false,
+            forwarded: false,
+        };
+        let found = socket(&mut headers, &from, &trusted);
+        if found.is_ok() {
+            assert_eq!(headers.len(), 1, "{headers:?}");
+        }
+        found.map(|s| (s.peer.ip().to_string(), s.loopback()))
+    }
+
+    /// Covers: A15.
+    #[test]
+    fn the_client_is_the_last_stranger_and_never_local() {
+        let xff = "x-forwarded-for";
+        let client = |ip: &str| Ok((ip.to_owned(), false));
+        for (peer, list, found) in [
+            ("127.0.0.1", "203.0.113.9", client("203.0.113.9")),
+            // What a client sends along stands before what the proxy saw.
+            ("127.0.0.1", "127.0.0.1, 203.0.113.9", client("203.0.113.9")),
+            ("127.0.0.1", "garbage, 203.0.113.9", client("203.0.113.9")),
+            ("127.0.0.1", "203.0.113.9, 10.1.2.3", client("203.0.113.9")),
+            ("10.1.2.3", "2001:db8::7", client("2001:db8::7")),
+            ("10.1.2.3", "[2001:db8::7]:443", client("2001:db8::7")),
+            ("10.1.2.3", "[2001:db8::7]", client("2001:db8::7")),
+            ("10.1.2.3", "203.0.113.9:5000", client("203.0.113.9")),
+            ("::ffff:127.0.0.1", "203.0.113.9", client("203.0.113.9")),
+            // Somebody on the proxy's machine is not on this one.
+            ("127.0.0.1", "127.0.0.1", client("127.0.0.1")),
+            ("127.0.0.1", "::1", client("::1")),
+            ("127.0.0.1", "", Err(Refused::BadForwarding)),
+            ("127.0.0.1", "unknown", Err(Refused::BadForwarding)),
+            ("127.0.0.1", "203.0.113.9,", Err(Refused::BadForwarding)),
+            ("127.0.0.1", "2130706433", Err(Refused::BadForwarding)),
+            // Nobody else is believed.
+            ("192.0.2.1", "203.0.113.9", client("192.0.2.1")),
+            ("127.0.0.2", "203.0.113.9", Err(Refused::Forwarded)),
+            ("::1", "203.0.113.9", Err(Refused::Forwarded)),
+        ] {
+            assert_eq!(judge(peer, &[(xff, list)]), found, "{peer}: {list}");
+        }
+        assert_eq!(
+            judge("127.0.0.1", &[(xff, "203.0.113.9"), (xff, "203.0.113.8")]),
+            Err(Refused::BadForwarding)
+        );
+        // A proxy that only says that it is one: the client is unknown, and not local.
+        assert_eq!(
+            judge("127.0.0.1", &[("x-real-ip", "203.0.113.9")]),
+            client("127.0.0.1")
+        );
+        assert_eq!(judge("127.0.0.1", &[]), Ok(("127.0.0.1".to_owned(), true)));
+    }
+}
