@@ -20,3 +20,4 @@ mod tenants;
 mod tidy;
 mod tls;
 mod trace;
+mod upgrade;
