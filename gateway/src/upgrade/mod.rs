@@ -10,7 +10,7 @@ mod successor;
 
 pub use files::{Progress, Request, Stage};
 pub use heir::{Ahead, Heir, Role};
-pub use successor::{Handover, Refusal, Upgrades};
+pub use successor::{Handover, Upgrades};
 
 /// Environment variable that tells a program which part it has in an upgrade.
 pub const ROLE_ENV: &str = "GATEWAY_HANDOVER";

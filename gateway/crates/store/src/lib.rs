@@ -27,7 +27,7 @@ mod writer;
 
 pub use error::StoreError;
 pub use host_db::{
-    ApiKeyRow, Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow,
+    ApiKeyRow, Credential, CredentialHash, HostDb, HostKey, StoreOptions, TenantId, TenantRow,
 };
 pub use migrate::SchemaVersions;
 pub use model::*;
