@@ -75,6 +75,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
                 };
                 vec![
                     text(row, id),
+                    kind(row),
                     text(row, "version"),
                     text(row, "pin"),
                     text(row, last),
@@ -82,7 +83,7 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             })
             .collect();
         let shown = table(
-            &["PLUGIN", "VERSION", "PIN", "SHA-256"],
+            &["PLUGIN", "KIND", "VERSION", "PIN", "SHA-256"],
             &rows,
             "there are none",
         );
@@ -90,4 +91,11 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             "{shown}\nnext: gateway config set plugins.pins.ID SHA-256 has only that one loaded"
         )
     })
+}
+
+/// `channel`, `boot-script` or `hook`: the world's name without its package.
+fn kind(row: &Value) -> String {
+    let world = row["world"].as_str().unwrap_or("-");
+    let name = world.rsplit('/').next().unwrap_or(world);
+    name.split('@').next().unwrap_or(name).to_owned()
 }

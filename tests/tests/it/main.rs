@@ -5,6 +5,7 @@ mod backup;
 mod discovery;
 mod doctor;
 mod fuzz;
+mod hooks;
 mod observe;
 mod page;
 mod pressure;
