@@ -35,7 +35,6 @@ pub mod logs;
 pub mod metrics;
 pub mod openai;
 mod policy;
-mod policy;
 pub mod presence;
 pub mod process_health;
 pub mod random;

@@ -619,7 +619,7 @@ pub(crate) async fn hook(
         .map_err(|e| classify(&e, store.data()))?;
     let judged = guest
         .gateway_hook_policy()
-        .call_judge(&mut store, &event_out(event))
+        .call_judge(&mut store, &hook_event_out(event))
         .await;
     match judged {
         Ok(Ok(policy::Verdict::Pass)) => Ok(Verdict::Pass),
@@ -643,7 +643,7 @@ pub(crate) async fn hook(
     }
 }
 
-fn event_out(event: HookEvent) -> policy::Event {
+fn hook_event_out(event: HookEvent) -> policy::Event {
     match event {
         HookEvent::MessageInbound(e) => policy::Event::MessageInbound(policy::InboundEvent {
             channel: e.channel,

@@ -89,7 +89,7 @@ async fn a_program_that_cannot_go_on_changes_nothing() {
         ("exec /bin/true", "before it was prepared"),
         ("kill -9 $$", "before it was prepared"),
         (
-            "echo listening; echo '{\"handover\":\"serving\"}'; sleep 60",
+            "echo listening; echo '{\"handover\":\"serving\"}'; exec sleep 60",
             "out of turn",
         ),
         (newer, "the running gateway writes schema 9999"),
@@ -113,7 +113,7 @@ async fn a_program_that_cannot_go_on_changes_nothing() {
         }
         // The same process, and the same connection.
         assert_eq!(serving(&gateway.state), before);
-        say(&mut ws, "agent:echo:steady", &format!("word {count}")).await;
+        say(&mut ws, "agent:main:steady", &format!("word {count}")).await;
         count += 1;
     }
     for other in ["/bin/true", "/nowhere/gateway", "/etc/passwd"] {
@@ -138,7 +138,7 @@ async fn a_program_that_cannot_go_on_changes_nothing() {
     let (done, told) = upgrade(&gateway, &["--check"]);
     assert!(done && told["stage"] == "checked", "{told}");
     assert_eq!(serving(&gateway.state), before);
-    let said = answers(&mut ws, "agent:echo:steady", count).await;
+    let said = answers(&mut ws, "agent:main:steady", count).await;
     assert_eq!(said.len(), count);
     assert!(ws.closed.is_none());
     let (done, told) = upgrade(&gateway, &[]);
@@ -147,7 +147,7 @@ async fn a_program_that_cannot_go_on_changes_nothing() {
     let mut ws = Ws::connect(gateway.port, "/", &gateway.token())
         .await
         .unwrap();
-    assert_eq!(answers(&mut ws, "agent:echo:steady", count).await, said);
+    assert_eq!(answers(&mut ws, "agent:main:steady", count).await, said);
     drop(now);
 }
 
@@ -165,7 +165,7 @@ async fn a_successor_that_is_killed_before_it_is_prepared_changes_nothing() {
     let told = stage(&gateway.state, &["preparing"]);
     // A second one is not taken meanwhile, and harms nothing.
     kill(gateway.pid(), "USR2");
-    say(&mut ws, "agent:echo:steady", "word 0").await;
+    say(&mut ws, "agent:main:steady", "word 0").await;
     kill(
         u32::try_from(told["pid"].as_u64().unwrap()).unwrap(),
         "KILL",
@@ -178,7 +178,7 @@ async fn a_successor_that_is_killed_before_it_is_prepared_changes_nothing() {
     );
     assert_eq!(serving(&gateway.state), gateway.pid());
     assert_eq!(
-        answers(&mut ws, "agent:echo:steady", 1).await,
+        answers(&mut ws, "agent:main:steady", 1).await,
         ["echo: word 0"]
     );
 }
@@ -332,7 +332,7 @@ async fn a_kill_at_any_moment_leaves_one_that_serves() {
             .await
             .unwrap();
         for n in 0..10 {
-            say(&mut ws, "agent:echo:kept", &format!("word {n}")).await;
+            say(&mut ws, "agent:main:kept", &format!("word {n}")).await;
         }
         let mut asked = begin(&gateway, None);
         let told = stage(
@@ -376,7 +376,7 @@ async fn a_kill_at_any_moment_leaves_one_that_serves() {
             .await
             .unwrap();
         let wanted: Vec<String> = (0..10).map(|n| format!("echo: word {n}")).collect();
-        assert_eq!(answers(&mut ws, "agent:echo:kept", 10).await, wanted);
+        assert_eq!(answers(&mut ws, "agent:main:kept", 10).await, wanted);
     }
 }
 
