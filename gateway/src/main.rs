@@ -5,6 +5,7 @@ mod doctor;
 mod logs;
 mod run_file;
 mod systemd;
+mod upgrade;
 
 use std::process::ExitCode;
 

@@ -29,31 +29,44 @@ pub struct RunFile {
     /// Values of the configuration that a flag overrides: path → flag.
     #[serde(default)]
     pub flags: BTreeMap<String, String>,
+    /// Whether it takes SIGUSR2 as the wish to hand its socket to another program; the signal ends older ones.
+    #[serde(default)]
+    pub hands_over: bool,
 }
 
-fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join("run").join("gateway.json")
+const NAME: &str = "gateway.json";
+
+/// Where a file about the running gateway is.
+pub fn place(state_dir: &Path, name: &str) -> PathBuf {
+    state_dir.join("run").join(name)
+}
+
+/// Writes such a file whole, for its owner only.
+pub fn write_private(state_dir: &Path, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+    let path = place(state_dir, name);
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let temp = path.with_extension(format!("json.{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(&temp)?.write_all(bytes)?;
+    std::fs::rename(&temp, &path)?;
+    Ok(path)
 }
 
 impl RunFile {
     /// Writes the file whole.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let path = path(state_dir);
-        if let Some(dir) = path.parent() {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let temp = path.with_extension(format!("json.{}", self.pid));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(&temp)?.write_all(&serde_json::to_vec(self)?)?;
-        std::fs::rename(&temp, &path)
+        write_private(state_dir, NAME, &serde_json::to_vec(self)?)?;
+        Ok(())
     }
 
     /// Removes the file if it is ours.
     pub fn remove(&self, state_dir: &Path) {
         if read(state_dir).as_ref() == Some(self) {
             // A file that stays is recognised as stale by its process id.
-            let _ = std::fs::remove_file(path(state_dir));
+            let _ = std::fs::remove_file(place(state_dir, NAME));
         }
     }
 
@@ -65,7 +78,7 @@ impl RunFile {
 
 /// What the last gateway wrote, whether it still runs or not.
 pub fn read(state_dir: &Path) -> Option<RunFile> {
-    serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
+    serde_json::from_slice(&std::fs::read(place(state_dir, NAME)).ok()?).ok()
 }
 
 /// Where it cannot be known the file is believed; the connection then fails and says so.
@@ -91,6 +104,7 @@ mod tests {
             version: "0".to_owned(),
             tls_fingerprints: Vec::new(),
             flags: BTreeMap::new(),
+            hands_over: true,
         };
         run.write(dir.path()).unwrap();
         assert_eq!(RunFile::of_running(dir.path()), Some(run.clone()));

@@ -26,6 +26,7 @@ mod status;
 mod system;
 mod target;
 mod tls;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -144,6 +145,8 @@ enum Command {
     Dns(discover::DnsCommand),
     /// What is wrong with this gateway's place, and what mends it.
     Doctor(doctor::Args),
+    /// Put another program in the place of the running gateway, without a lost request.
+    Upgrade(upgrade::Args),
     /// The gateway as a service of systemd.
     #[command(subcommand)]
     Service(service::Command),
@@ -201,6 +204,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Discover(args) => block_on(discover::run(global, &args)),
         Command::Dns(command) => block_on(discover::dns(global, command)),
         Command::Doctor(args) => doctor::run(global, &args),
+        Command::Upgrade(args) => upgrade::run(global, args),
         Command::Service(command) => service::run(global, command),
         Command::Plugin(command) => plugin::run(global, command),
         Command::Backup(command) => backup::run(global, command),
@@ -330,6 +334,8 @@ mod tests {
             "gateway completion bash",
             "gateway man DIR",
             "gateway doctor --fix --json",
+            "gateway upgrade",
+            "gateway upgrade --binary F --check --json",
             "gateway plugin list --wasm-dir D",
             "gateway service print --system",
             "gateway service install --no-start --unit-dir D",

@@ -99,6 +99,7 @@ fn shown(told: &Value) -> String {
             let broken = row["error"].is_string();
             vec![
                 text(row, if row["id"].is_string() { "id" } else { "path" }),
+                kind(row),
                 text(row, "version"),
                 match row["replacesBundled"].as_bool() {
                     Some(true) => format!("{} (replaces bundled)", text(row, "source")),
@@ -110,11 +111,18 @@ fn shown(told: &Value) -> String {
         })
         .collect();
     let shown = table(
-        &["PLUGIN", "VERSION", "SOURCE", "PIN", "SHA-256"],
+        &["PLUGIN", "KIND", "VERSION", "SOURCE", "PIN", "SHA-256"],
         &rows,
         "there are none",
     );
     format!("{shown}\nnext: gateway config set plugins.pins.ID SHA-256 has only that one loaded")
+}
+
+/// `channel`, `boot-script` or `hook`: the world's name without its package.
+fn kind(row: &Value) -> String {
+    let world = row["world"].as_str().unwrap_or("-");
+    let name = world.rsplit('/').next().unwrap_or(world);
+    name.split('@').next().unwrap_or(name).to_owned()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use gateway_config::{
     ConfigError, ConfigFile, InitReport, LogFormat, LogLevel, Overrides, Secret, Settings, Started,
     init_state_dir,
 };
+use gateway_core::host::StartError;
 use gateway_core::logs::Redactor;
 use gateway_core::safe_mode::SafeModeChoice;
 use gateway_server::tls::CertificateStatus;
@@ -23,6 +24,7 @@ use super::output::{Exit, Failure, clean, print_text};
 use crate::logs::{self, LogControl, LogGuard};
 use crate::run_file::RunFile;
 use crate::systemd::{self, Notify, watchdog_period};
+use crate::upgrade::{Ahead, Handover, Heir, Role, Stage, Upgrades};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -77,6 +79,15 @@ enum Format {
 }
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let role = Role::from_env(|name| std::env::var(name).ok())?;
+    let done = run_as(global, args, role);
+    if let (Some(Role::Heir { .. }), Err(failure)) = (role, &done) {
+        Heir::fails(failure);
+    }
+    done
+}
+
+fn run_as(global: &Global, args: Args, role: Option<Role>) -> Result<(), Failure> {
     if global.url.is_some() {
         return Err(Failure::new(
             Exit::Usage,
@@ -101,6 +112,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         Arc::new(|name| std::env::var(name).ok()),
     ));
     let Started { settings, refused } = file.start()?;
+    let heir = Heir::of(role);
+    if let Some(heir) = &heir {
+        heir.check_schemas()?;
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+    }
     if settings.gateway.remote_mode {
         return Err(Failure::new(
             Exit::Config,
@@ -126,14 +144,23 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let listener = systemd::listener()?;
+    if heir.is_some() && listener.is_none() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "no socket was handed over",
+            "upgrade with `gateway upgrade`",
+        ));
+    }
     if let Some(address) = listener.as_ref().and_then(|l| l.local_addr().ok())
         && settings.gateway.bind.is_loopback()
         && !address.ip().is_loopback()
     {
         return Err(Failure::new(
             Exit::Config,
-            format!("systemd hands over a listener on {address}, and gateway.bind is \"loopback\""),
-            "set gateway.bind to what the socket unit says, so that the rules for it count",
+            format!(
+                "the listener that is handed over is on {address}, and gateway.bind is \"loopback\""
+            ),
+            "set gateway.bind to what the socket unit says, so that the rules for it count; after a change of gateway.bind restart instead of upgrading",
         ));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -147,11 +174,37 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         file,
         refused,
         safe_mode,
+        role,
+        heir,
     };
-    let done = runtime.block_on(serve(settings, &place, listener, logs.control()));
+    let done = runtime.block_on(serve(settings, place, listener, logs.control()));
     // The end is not to wait for work that blocks a thread: what has to last is in the store.
     runtime.shutdown_background();
-    done
+    let End::Resumes(again) = done? else {
+        return Ok(());
+    };
+    drop(logs);
+    let error = again.upgrades.resume(again.program, again.socket);
+    Err(Failure::new(
+        Exit::Failure,
+        format!("the gateway cannot be started again: {error}"),
+        "start it; what was accepted is not lost",
+    ))
+}
+
+/// How serving ended.
+enum End {
+    Stopped,
+    /// The program that should have gone on did not.
+    Resumes(Box<Again>),
+}
+
+/// What takes the place of this process.
+struct Again {
+    upgrades: Upgrades,
+    /// `None`: the program that this process is of.
+    program: Option<PathBuf>,
+    socket: std::net::TcpListener,
 }
 
 struct Place {
@@ -162,6 +215,8 @@ struct Place {
     file: Arc<ConfigFile>,
     refused: Option<ConfigError>,
     safe_mode: SafeModeChoice,
+    role: Option<Role>,
+    heir: Option<Heir>,
 }
 
 fn overrides(global: &Global, args: Args) -> Overrides {
@@ -223,11 +278,11 @@ fn flags(o: &Overrides) -> BTreeMap<String, String> {
 }
 
 async fn serve(
-    settings: Settings,
-    place: &Place,
+    mut settings: Settings,
+    mut place: Place,
     listener: Option<std::net::TcpListener>,
     logs: LogControl,
-) -> Result<(), Failure> {
+) -> Result<End, Failure> {
     gateway_server::raise_descriptor_limit();
     let env = |name: &str| std::env::var(name).ok();
     let notify = Notify::from_env(env)?;
@@ -235,24 +290,50 @@ async fn serve(
     // Before the start, so that a stop during it is not lost.
     let mut stops = Stops::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut upgrades = Upgrades::new(&place.state_dir)?;
+    let (mut locked, mut guests_ahead) = (None, None);
+    if let Some(heir) = &place.heir {
+        let inherits = async {
+            let ahead = Ahead::load(&place.state_dir, &settings).await;
+            let locked = heir.inherit(&place.state_dir).await;
+            Ok::<_, StartError>((ahead, locked?))
+        };
+        let (ahead, lock) = tokio::select! {
+            inherited = inherits => inherited.map_err(|e| start_failure(e.into()))?,
+            () = stops.next() => return Ok(End::Stopped),
+        };
+        // It may have changed while the other gateway ended its work.
+        let Started {
+            settings: now,
+            refused,
+        } = place.file.start()?;
+        set_redactor(&logs, &now, &settings);
+        logs.set_levels(&now.logging);
+        (settings, place.refused) = (now, refused);
+        (locked, guests_ahead) = (Some(lock), ahead.for_settings(&settings));
+    }
     let mut host = HostOptions::new(place.state_dir.clone(), settings);
     host.bundled_plugins = gateway::bundled_plugins();
+    host.locked = locked;
+    host.guests_ahead = guests_ahead;
     host.plugin_cache = Some(place.state_dir.join("cache").join("plugins"));
     host.log_sink = Some(Arc::new(logs.tenant_lines()));
     host.config = Some(place.file.clone());
     host.refused.clone_from(&place.refused);
     host.safe_mode = place.safe_mode;
     host.on_settings = Some(Arc::new(move |new, old| {
-        let secrets = new.secrets().into_iter().chain(old.secrets());
-        logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
+        set_redactor(&logs, new, old);
         logs.set_levels(&new.logging);
     }));
     let mut options = GatewayServerOptions::new(host);
     options.listener = listener;
+    // Clients have waited in the kernel since the gateway before; they can do so a little longer.
+    options.accept_when_ready = place.role.is_some();
     let stop = options.shutdown.clone();
     let server = tokio::select! {
         started = start_gateway_server(options) => started.map_err(start_failure)?,
-        () = stops.next() => return Ok(()),
+        () = stops.next() => return Ok(End::Stopped),
     };
     let mut certificate = server.certificate();
     let mut run = RunFile {
@@ -263,16 +344,31 @@ async fn serve(
         version: gateway::VERSION.to_owned(),
         tls_fingerprints: fingerprints(&mut certificate),
         flags: flags(place.file.overrides()),
+        hands_over: true,
     };
     run.write(&place.state_dir)?;
     tracing::info!(address = %server.local_addr(), version = gateway::VERSION, "listening");
-    announce(&server, place)?;
+    if place.role.is_none() {
+        announce(&server, &place)?;
+    }
     let mut ready = server.host().ready();
     let mut told_ready = false;
     let mut aborted = server.host().boot_aborted();
     let mut failure = None;
+    let mut told_serving = false;
     loop {
         tokio::select! {
+            () = server.accepting(), if !told_serving => {
+                told_serving = true;
+                if let Some(heir) = &place.heir {
+                    heir.serves();
+                }
+            }
+            _ = upgrade.recv() => upgrades.begin(server.socket()),
+            handover = upgrades.next() => {
+                let over = HandingOver { server, upgrades, notify, signs_of_life, stops, run };
+                return over.to(handover, &place.state_dir).await;
+            }
             () = is_ready(&mut ready), if !told_ready => {
                 told_ready = true;
                 notify.tell(&format!("READY=1\nSTATUS=listening on {}", server.local_addr()));
@@ -300,6 +396,8 @@ async fn serve(
             }
         }
     }
+    // With it a program that was about to go on.
+    drop(upgrades);
     notify.tell("STOPPING=1");
     tracing::info!("stopping; a second signal ends at once");
     stop.cancel();
@@ -310,13 +408,131 @@ async fn serve(
     run.remove(&place.state_dir);
     if orderly {
         tracing::info!("stopped");
-        return failure.map_or(Ok(()), Err);
+        return failure.map_or(Ok(End::Stopped), Err);
     }
-    Err(Failure::new(
+    Err(second_signal())
+}
+
+fn second_signal() -> Failure {
+    Failure::new(
         Exit::Failure,
         "stopped by a second signal",
         "start it again; what was accepted is not lost",
-    ))
+    )
+}
+
+fn set_redactor(logs: &LogControl, new: &Settings, old: &Settings) {
+    let secrets = new.secrets().into_iter().chain(old.secrets());
+    logs.set_redactor(Redactor::new(secrets.map(|s| s.expose().to_owned())));
+}
+
+/// A gateway that ends for another program.
+struct HandingOver {
+    server: GatewayServer,
+    upgrades: Upgrades,
+    notify: Notify,
+    signs_of_life: Option<tokio::time::Interval>,
+    stops: Stops,
+    run: RunFile,
+}
+
+impl HandingOver {
+    async fn to(mut self, handover: Handover, state_dir: &Path) -> Result<End, Failure> {
+        let Handover {
+            mut progress,
+            mut successor,
+        } = handover;
+        let pid = successor.pid();
+        tracing::info!(pid, version = successor.version, "upgrade: handing over");
+        self.notify.tell("STATUS=handing over to another program");
+        progress.stage = Stage::Draining;
+        self.upgrades.tell(&progress);
+        let closed = {
+            let mut left = std::pin::pin!(self.server.hand_over());
+            loop {
+                tokio::select! {
+                    left = left.as_mut() => break left,
+                    () = due(&mut self.signs_of_life) => self.notify.tell("WATCHDOG=1"),
+                    () = self.stops.next() => {
+                        drop(successor);
+                        progress.stage = Stage::Refused;
+                        progress.message = Some("the gateway was told to stop".to_owned());
+                        progress.next = Some("start the new program".to_owned());
+                        self.upgrades.tell(&progress);
+                        self.notify.tell("STOPPING=1");
+                        let orderly = tokio::select! {
+                            _ = left.as_mut() => true,
+                            () = self.stops.next() => false,
+                        };
+                        self.run.remove(state_dir);
+                        return if orderly { Ok(End::Stopped) } else { Err(second_signal()) };
+                    }
+                }
+            }
+        };
+        let closed = match closed {
+            Ok(closed) => closed,
+            Err(error) => {
+                tracing::warn!(%error, "upgrade: the state directory is free when this process has ended");
+                self.notify.tell(&format!("MAINPID={pid}"));
+                successor.let_go();
+                return Ok(End::Stopped);
+            }
+        };
+        progress.stage = Stage::Starting;
+        self.upgrades.tell(&progress);
+        let served = loop {
+            tokio::select! {
+                served = successor.serves() => break served,
+                () = due(&mut self.signs_of_life) => self.notify.tell("WATCHDOG=1"),
+                () = self.stops.next() => {
+                    drop(successor);
+                    self.run.remove(state_dir);
+                    return Ok(End::Stopped);
+                }
+            }
+        };
+        match served {
+            Ok(()) => {
+                let gap = u64::try_from(closed.elapsed().as_millis()).unwrap_or(u64::MAX);
+                // From here on the service is the other process.
+                self.notify.tell(&format!("MAINPID={pid}"));
+                successor.let_go();
+                progress.stage = Stage::Done;
+                progress.gap_ms = Some(gap);
+                self.upgrades.tell(&progress);
+                tracing::info!(
+                    pid,
+                    version = successor.version,
+                    gap_ms = gap,
+                    "upgrade: done"
+                );
+                Ok(End::Stopped)
+            }
+            Err(refusal) => {
+                // What has changed the stores has to go on with them.
+                let program = (!successor.keeps_schemas()).then(|| progress.program.clone());
+                tracing::error!(
+                    why = refusal.message,
+                    next = refusal.next,
+                    forward = program.is_some(),
+                    "upgrade: the program does not serve; a gateway is started again"
+                );
+                progress.stage = Stage::RolledBack;
+                progress.message = Some(refusal.message);
+                progress.next = Some(refusal.next);
+                self.upgrades.tell(&progress);
+                let Some(socket) = successor.take_back() else {
+                    return Ok(End::Stopped);
+                };
+                Ok(End::Resumes(Box::new(Again {
+                    upgrades: self.upgrades,
+                    program,
+                    socket,
+                })))
+            }
+        }
+    }
 }
 
 type Certificate = Option<watch::Receiver<CertificateStatus>>;

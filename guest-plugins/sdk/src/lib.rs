@@ -94,3 +94,21 @@ macro_rules! boot_script {
         bindings::export!($script with_types_in bindings);
     };
 }
+
+/// Makes the module `bindings` for world `hook` and exports a type as its policy.
+#[macro_export]
+macro_rules! hook {
+    ($policy:ident) => {
+        #[allow(missing_docs, clippy::all, clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used)]
+        mod bindings {
+            $crate::wit_bindgen::generate!({
+                path: "../../wit",
+                world: "hook",
+                runtime_path: "::gateway_guest::wit_bindgen::rt",
+                pub_export_macro: true,
+                generate_all,
+            });
+        }
+        bindings::export!($policy with_types_in bindings);
+    };
+}

@@ -115,7 +115,7 @@ impl Storm {
 }
 
 /// A thousand sockets are more than many systems give a program that does not ask.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find(|l| l.starts_with("Max open files"));
     let hard = line.unwrap().split_whitespace().nth(4).unwrap();

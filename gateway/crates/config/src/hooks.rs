@@ -39,6 +39,99 @@ pub struct HooksOptions {
     pub max_body_bytes: Option<u32>,
     /// Further addresses `/hooks/<name>`, each with what it does.
     pub mappings: BTreeMap<String, HookMappingOptions>,
+    /// Plugins that judge what is about to happen, asked in this order; the first that denies decides. They count whether the
+    /// addresses above are enabled or not.
+    #[schemars(length(max = 16))]
+    pub components: Vec<HookComponentOptions>,
+}
+
+/// A plugin that judges.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HookComponentOptions {
+    /// Id of the plugin (its directory's name in `plugins.dir`).
+    pub plugin: String,
+    /// What it is asked about (default: everything).
+    #[serde(default)]
+    pub events: Option<Vec<HookEventOption>>,
+    /// What its failure means: a trap, a limit, no answer in time, a plugin that is not there. `deny` (default) does not do what was
+    /// asked about, `allow` does it.
+    #[serde(default)]
+    pub on_failure: Option<HookFailureOption>,
+    /// Longest time for one answer, in ms (default 1000).
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub timeout_ms: Option<u32>,
+    /// Given to the plugin as it is.
+    #[serde(default)]
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a hook can be asked about, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum HookEventOption {
+    /// A message of a channel that was let in, before it starts a run.
+    #[serde(rename = "message.inbound")]
+    MessageInbound,
+    /// A tool, before it is called.
+    #[serde(rename = "tool.call")]
+    ToolCall,
+    /// A message, before it is put on a platform.
+    #[serde(rename = "message.outbound")]
+    MessageOutbound,
+}
+
+/// What the failure of a hook means, as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum HookFailureOption {
+    /// It is not done.
+    Deny,
+    /// It is done.
+    Allow,
+}
+
+/// A plugin that judges.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HookComponentSettings {
+    /// Id of the plugin.
+    pub plugin: String,
+    /// Asked about messages of channels.
+    pub inbound: bool,
+    /// Asked about tools.
+    pub tools: bool,
+    /// Asked about messages to platforms.
+    pub outbound: bool,
+    /// Its failure lets things happen.
+    pub fails_open: bool,
+    /// Longest time for one answer.
+    pub timeout_ms: u64,
+    /// Given to the guest as JSON. Always an object.
+    pub config: serde_json::Value,
+}
+
+/// Time for one answer of a hook, in ms, where nothing else is written.
+const COMPONENT_TIMEOUT_DEFAULT_MS: u32 = 1_000;
+/// Hooks of a tenant that judge.
+const COMPONENTS_MAX: usize = 16;
+
+fn component(o: &HookComponentOptions) -> HookComponentSettings {
+    let asks = |event| {
+        o.events
+            .as_ref()
+            .is_none_or(|events| events.contains(&event))
+    };
+    HookComponentSettings {
+        plugin: o.plugin.clone(),
+        inbound: asks(HookEventOption::MessageInbound),
+        tools: asks(HookEventOption::ToolCall),
+        outbound: asks(HookEventOption::MessageOutbound),
+        fails_open: o.on_failure == Some(HookFailureOption::Allow),
+        timeout_ms: u64::from(o.timeout_ms.unwrap_or(COMPONENT_TIMEOUT_DEFAULT_MS)),
+        config: serde_json::Value::Object(o.config.clone().into_iter().collect()),
+    }
 }
 
 /// A further address. Templates take values of the request's JSON as `{{path.to.field}}`.
@@ -131,6 +224,29 @@ impl Resolver<'_> {
         o: &HooksOptions,
     ) -> TenantSettings {
         tenant.hooks = self.hooks(path, &tenant, o);
+        let at = join_key(&join_key(path, "hooks"), "components");
+        if o.components.len() > COMPONENTS_MAX {
+            self.bad(
+                &at,
+                format!("more than {COMPONENTS_MAX} hooks"),
+                "put what they do into fewer plugins",
+            );
+        }
+        for (i, written) in o.components.iter().enumerate() {
+            let good = (1..=64).contains(&written.plugin.len())
+                && written
+                    .plugin
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            if !good {
+                self.bad(
+                    &format!("{at}[{i}].plugin"),
+                    "not an id of a plugin",
+                    "use the name of its directory: 1 to 64 of a-z, 0-9 and -",
+                );
+            }
+        }
+        tenant.hook_components = o.components.iter().map(component).collect();
         tenant
     }
 

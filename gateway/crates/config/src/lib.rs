@@ -38,7 +38,7 @@ pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secre
 pub use error::{ConfigError, Problem};
 pub use file::{ConfigFile, EnvReader, Snapshot, Started};
 pub use history::{Backup, HISTORY_MAX_FILES};
-pub use hooks::{HookMapping, HooksSettings};
+pub use hooks::{HookComponentSettings, HookMapping, HooksSettings};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
     CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,

@@ -430,6 +430,7 @@ impl Resolver<'_> {
             boot: boot(&o.boot),
             cron: self.cron("", MAIN_TENANT, &o.cron),
             hooks: None,
+            hook_components: Vec::new(),
         };
         let main = self.with_hooks(main, "", &o.hooks);
         let main = self.with_channels(main, "", &o.channels);
@@ -462,6 +463,7 @@ impl Resolver<'_> {
                 boot: boot(&t.boot),
                 cron: self.cron(&path, slug, &t.cron),
                 hooks: None,
+                hook_components: Vec::new(),
             };
             let tenant = self.with_hooks(tenant, &path, &t.hooks);
             let tenant = self.with_channels(tenant, &path, &t.channels);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use gateway_protocol::CertPin;
 
 use crate::Secret;
-use crate::hooks::HooksSettings;
+use crate::hooks::{HookComponentSettings, HooksSettings};
 use crate::network::Network;
 use crate::schedule::{CronSettings, HeartbeatSettings};
 use crate::written::Written;
@@ -273,6 +273,8 @@ pub struct TenantSettings {
     pub cron: CronSettings,
     /// Hooks; `None` where there are none.
     pub hooks: Option<HooksSettings>,
+    /// Plugins that judge what is about to happen, in the order in which they are asked.
+    pub hook_components: Vec<HookComponentSettings>,
 }
 
 /// How operators of a tenant prove themselves.

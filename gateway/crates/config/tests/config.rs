@@ -1455,3 +1455,53 @@ fn schedules_and_heartbeats_are_checked() {
         &["tenants.acme.cron.webhook.secrets.ci"],
     );
 }
+
+#[test]
+fn hooks_that_judge_are_read_in_order_and_wrong_ones_named() {
+    let settings = try_load(
+        r#"{
+            hooks: { components: [
+                { plugin: "second-of-all", events: ["tool.call"], onFailure: "allow", timeoutMs: 50, config: { a: [1] } },
+                { plugin: "hook-words" },
+            ] },
+            tenants: { acme: { auth: { token: "the-token-of-acme-0123456789abcdefghijklmnopq" } } },
+        }"#,
+    )
+    .unwrap();
+    let [first, second] = &settings.tenants["main"].hook_components[..] else {
+        panic!("two");
+    };
+    assert_eq!(first.plugin, "second-of-all");
+    assert!(first.tools && !first.inbound && !first.outbound && first.fails_open);
+    assert_eq!(
+        (first.timeout_ms, &first.config["a"][0]),
+        (50, &serde_json::json!(1))
+    );
+    // Everything is judged, and a failure denies, where nothing else is written.
+    assert!(second.tools && second.inbound && second.outbound && !second.fails_open);
+    assert_eq!(second.timeout_ms, 1_000);
+    assert!(settings.tenants["main"].hooks.is_none());
+    assert!(settings.tenants["acme"].hook_components.is_empty());
+    for (text, words) in [
+        (
+            r#"{hooks: {components: [{plugin: "../x"}]}}"#,
+            "not an id of a plugin",
+        ),
+        (r#"{hooks: {components: [{events: []}]}}"#, "plugin"),
+        (
+            r#"{hooks: {components: [{plugin: "a", events: ["message.lost"]}]}}"#,
+            "message",
+        ),
+        (
+            r#"{hooks: {components: [{plugin: "a", onFailure: "ignore"}]}}"#,
+            "onFailure",
+        ),
+        (
+            r#"{hooks: {components: [{plugin: "a", timeoutMs: 0}]}}"#,
+            "timeoutMs",
+        ),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.contains(words), "{text}: {refused}");
+    }
+}

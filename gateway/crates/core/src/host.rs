@@ -39,6 +39,10 @@ use crate::tenant::{Shared, Tenant};
 pub struct HostOptions {
     /// The state directory; locked while the host lives.
     pub state_dir: PathBuf,
+    /// The same directory, locked already; `None` locks it.
+    pub locked: Option<StateDir>,
+    /// Guests that were loaded before there was a lock ([`GuestsAhead::load`]), for these settings.
+    pub guests_ahead: Option<GuestsAhead>,
     /// Resolved settings.
     pub settings: Settings,
     /// Directory of plugins; overrides the one of the settings.
@@ -87,6 +91,8 @@ impl HostOptions {
     pub fn new(state_dir: impl Into<PathBuf>, settings: Settings) -> Self {
         Self {
             state_dir: state_dir.into(),
+            locked: None,
+            guests_ahead: None,
             settings,
             plugin_dir: None,
             bundled_plugins: Vec::new(),
@@ -286,7 +292,10 @@ impl Host {
     /// # Errors
     /// See [`StartError`]. A tenant whose store is broken does not stop the others: it answers with errors.
     pub async fn open(options: HostOptions) -> Result<Arc<Self>, StartError> {
-        let state_dir = StateDir::open(&options.state_dir)?;
+        let state_dir = match options.locked {
+            Some(locked) => locked,
+            None => StateDir::open(&options.state_dir)?,
+        };
         let host_db = Arc::new(HostDb::open(
             &state_dir,
             StoreOptions { sync: options.sync },
@@ -314,25 +323,23 @@ impl Host {
             options.clock.now_ms(),
             options.settings.gateway.limits.safe_mode_retry_ms,
         )?;
-        let loaded = {
-            let _mark = safe_mode.mark_guests(&host_db);
-            load_guests(
-                options.guests && safe_mode.guests(),
-                options
-                    .plugin_dir
-                    .or_else(|| options.settings.plugins_dir.clone()),
-                match options.settings.plugins_bundled {
-                    true => options.bundled_plugins,
-                    false => Vec::new(),
-                },
-                options.plugin_cache,
-                gateway_wasm::Pins {
-                    digests: options.settings.plugin_pins.clone(),
-                    only: options.settings.plugins_pinned_only,
-                },
-                &host_db,
-            )
-            .await
+        let wanted = options.guests && safe_mode.guests();
+        let loaded = match options.guests_ahead.filter(|_| wanted) {
+            Some(GuestsAhead(guests)) => Ok(guests),
+            None => {
+                let _mark = safe_mode.mark_guests(&host_db);
+                load_guests(
+                    wanted,
+                    options
+                        .plugin_dir
+                        .or_else(|| options.settings.plugins_dir.clone()),
+                    carried(&options.settings, options.bundled_plugins),
+                    options.plugin_cache,
+                    pins_of(&options.settings),
+                    host_db.derive_key(GUESTS_KEY),
+                )
+                .await
+            }
         };
         let guests = match loaded {
             Ok(guests) => guests,
@@ -1049,6 +1056,14 @@ impl Host {
         ConnId::parse(&id).unwrap_or_else(|_| unreachable!("a UUID is a valid connection id"))
     }
 
+    /// After [`Host::shutdown`]: another process may have the state directory, although this one still lives.
+    ///
+    /// # Errors
+    /// Those of the system's lock.
+    pub fn release(&self) -> Result<(), StartError> {
+        Ok(self.state_dir.release()?)
+    }
+
     /// Stops in order: readiness off, `shutdown` events, runs end (until the deadline), answers are flushed, stores
     /// close. What does not end in time stays in the store and is taken up by the next start.
     pub async fn shutdown(&self, deadline: Duration) {
@@ -1153,6 +1168,60 @@ impl Drop for Host {
     }
 }
 
+/// Guests that are loaded and compiled, without a store: the slow part of a start.
+pub struct GuestsAhead(Guests);
+
+impl std::fmt::Debug for GuestsAhead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GuestsAhead({} plugins)", self.0.plugins.len())
+    }
+}
+
+impl GuestsAhead {
+    /// Loads the guests that `settings` name. Another gateway may hold the state directory meanwhile; what is compiled goes
+    /// into its cache.
+    ///
+    /// # Errors
+    /// When there is no engine, or no key of the host. A plugin that cannot be loaded is a fault in health, as at any start.
+    pub async fn load(
+        state_dir: &std::path::Path,
+        settings: &Settings,
+        bundled: Vec<gateway_wasm::Bundled>,
+        cache: Option<PathBuf>,
+    ) -> Result<Self, StartError> {
+        let key = gateway_store::HostKey::open(state_dir)?;
+        load_guests(
+            true,
+            settings.plugins_dir.clone(),
+            carried(settings, bundled),
+            cache,
+            pins_of(settings),
+            key.derive(GUESTS_KEY),
+        )
+        .await
+        .map(Self)
+    }
+}
+
+/// What the key of compiled guests is derived for.
+const GUESTS_KEY: &str = "compiled guests";
+
+/// What the program carries, where it is wanted.
+fn carried(settings: &Settings, bundled: Vec<gateway_wasm::Bundled>) -> Vec<gateway_wasm::Bundled> {
+    if settings.plugins_bundled {
+        bundled
+    } else {
+        Vec::new()
+    }
+}
+
+fn pins_of(settings: &Settings) -> gateway_wasm::Pins {
+    gateway_wasm::Pins {
+        digests: settings.plugin_pins.clone(),
+        only: settings.plugins_pinned_only,
+    }
+}
+
 struct Guests {
     host: Option<Arc<gateway_wasm::PluginHost>>,
     plugins: Vec<Arc<gateway_wasm::Plugin>>,
@@ -1165,7 +1234,7 @@ async fn load_guests(
     bundled: Vec<gateway_wasm::Bundled>,
     cache: Option<PathBuf>,
     pins: gateway_wasm::Pins,
-    host_db: &HostDb,
+    cache_key: [u8; 32],
 ) -> Result<Guests, StartError> {
     let mut guests = Guests {
         host: None,
@@ -1177,7 +1246,7 @@ async fn load_guests(
     }
     let options = gateway_wasm::WasmOptions {
         cache_dir: cache,
-        cache_key: host_db.derive_key("compiled guests"),
+        cache_key,
         pins,
         ..gateway_wasm::WasmOptions::new()
     };

@@ -82,7 +82,7 @@ pub async fn invoke(cx: &Cx, request: InvokeRequest) -> Result<Invoked, RpcError
         .filter(|_| !NEVER.contains(&&*request.tool))
         .and_then(|agent| {
             Some((
-                agent.tools.clone(),
+                crate::policy::tools_of(&cx.tenant, &agent.tools),
                 agent.tools.get(&request.tool)?.clone(),
                 agent,
             ))

@@ -34,6 +34,7 @@ pub mod limits;
 pub mod logs;
 pub mod metrics;
 pub mod openai;
+mod policy;
 pub mod presence;
 pub mod process_health;
 pub mod random;

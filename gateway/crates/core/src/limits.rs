@@ -160,3 +160,6 @@ pub const SAFE_MODE_RETRY_MAX_MS: u64 = 6 * 3_600_000;
 
 /// When a client of a gateway that stops may look for it again, in ms: a hint.
 pub const RESTART_EXPECTED_MS: u64 = 2_000;
+
+/// Bytes of what a hook notes on one event that go into the audit log.
+pub const HOOK_ANNOTATIONS_AUDITED_MAX_BYTES: usize = 4 * 1024;

@@ -90,6 +90,7 @@ pub struct Tenant {
     metrics: crate::metrics::Metrics,
     http_permits: Arc<Semaphore>,
     hook_limiter: crate::auth::FailureLimiter,
+    hook_logs: crate::policy::HookLogs,
     write_limiter: crate::write_limit::WriteLimiter,
     refusals: crate::audit::Refusals,
     stop: CancellationToken,
@@ -140,6 +141,7 @@ impl Tenant {
             refusals: crate::audit::Refusals::default(),
             write_limiter: crate::write_limit::WriteLimiter::default(),
             hook_limiter: crate::auth::FailureLimiter::new(crate::auth::LimiterRules::default()),
+            hook_logs: crate::policy::HookLogs::default(),
             stop,
             tasks: TaskTracker::new(),
             hold: ArcSwapOption::empty(),
@@ -297,6 +299,11 @@ impl Tenant {
     /// Counts wrong tokens of hooks by address.
     pub(crate) fn hook_limiter(&self) -> &crate::auth::FailureLimiter {
         &self.hook_limiter
+    }
+
+    /// What is left of the log lines of its hooks.
+    pub(crate) fn hook_logs(&self) -> &crate::policy::HookLogs {
+        &self.hook_logs
     }
 
     /// Bounds refusals in its audit log.

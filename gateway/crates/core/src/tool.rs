@@ -51,6 +51,18 @@ pub trait Tool: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<String, String>>;
 }
 
+/// Is asked before a tool is called.
+pub trait ToolGuard: Send + Sync + 'static {
+    /// Whether it may be called with these arguments (JSON as it was written, and checked); why not otherwise. The text is
+    /// told to the model.
+    fn check<'a>(
+        &'a self,
+        cx: &'a ToolCx,
+        tool: &'a str,
+        arguments: &'a str,
+    ) -> BoxFuture<'a, Result<(), String>>;
+}
+
 /// What came of a tool call; always something that can be told to the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolOutcome {
@@ -64,6 +76,7 @@ pub struct ToolOutcome {
 #[derive(Clone, Default)]
 pub struct ToolCatalog {
     tools: BTreeMap<String, Arc<dyn Tool>>,
+    guard: Option<Arc<dyn ToolGuard>>,
 }
 
 impl fmt::Debug for ToolCatalog {
@@ -123,6 +136,15 @@ impl ToolCatalog {
         Ok(())
     }
 
+    /// The same tools, with somebody who is asked before each call.
+    #[must_use]
+    pub fn guarded(&self, guard: Arc<dyn ToolGuard>) -> Self {
+        Self {
+            tools: self.tools.clone(),
+            guard: Some(guard),
+        }
+    }
+
     /// The tool of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
@@ -150,11 +172,17 @@ impl ToolCatalog {
         let Some(tool) = self.tools.get(name) else {
             return error(format!("there is no tool named {}", short(name)));
         };
-        let arguments = match parse_arguments(arguments) {
+        let (written, parsed) = (arguments, parse_arguments(arguments));
+        let arguments = match parsed {
             Ok(value) => value,
             Err(why) => return error(why),
         };
         if let Err(why) = check_schema(&tool.spec().parameters, &arguments, "arguments") {
+            return error(why);
+        }
+        if let Some(guard) = &self.guard
+            && let Err(why) = guard.check(cx, name, written).await
+        {
             return error(why);
         }
         match tokio::time::timeout(

@@ -149,6 +149,9 @@ pub struct MessageMeta {
     /// The idempotency key that the row was made with (`<runId>:user` for user rows).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// What hook components noted on the message, by plugin.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub annotations: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A message as clients see it in history and events.

@@ -18,6 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     app::App,
@@ -41,6 +42,7 @@ pub(crate) struct Wire {
     requests: AtomicU32,
     upgrade: Mutex<Option<Upgrade>>,
     refused: Mutex<Option<(u32, HeadFault)>>,
+    asking: Mutex<Option<TaskTrackerToken>>,
 }
 
 impl Wire {
@@ -51,9 +53,18 @@ impl Wire {
         }
     }
 
+    /// No request comes from this connection any more: it was its last, or it is a socket now.
+    pub(crate) fn asked_all(&self) {
+        self.asking.lock().take();
+    }
+
     /// Counts a request and gives its number, from 1.
     pub(crate) fn count(&self) -> u32 {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn has_asked(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
     }
 
     /// Request `number` is to be answered with this refusal.
@@ -117,8 +128,9 @@ pub(crate) async fn accept(app: Arc<App>, listener: TcpListener, tls: Option<Arc
         app.traffic.accepted.inc();
         let _ = stream.set_nodelay(true);
         let (app, tls, handshakes) = (app.clone(), tls.clone(), handshakes.clone());
-        let tasks = app.tasks.clone();
-        tasks.spawn(connection(app, stream, peer, permit, tls, handshakes));
+        let (tasks, asking) = (app.tasks.clone(), app.asking.token());
+        let places = (permit, asking);
+        tasks.spawn(connection(app, stream, peer, places, tls, handshakes));
     }
 }
 
@@ -146,7 +158,7 @@ async fn connection(
     app: Arc<App>,
     stream: TcpStream,
     peer: SocketAddr,
-    permit: Permit,
+    (permit, asking): (Permit, TaskTrackerToken),
     tls: Option<Arc<Certificates>>,
     handshakes: Arc<Handshakes>,
 ) {
@@ -183,6 +195,7 @@ async fn connection(
         requests: AtomicU32::new(0),
         upgrade: Mutex::new(None),
         refused: Mutex::new(None),
+        asking: Mutex::new(Some(asking)),
     });
     Box::pin(serve_http(&app, stream, wire.clone())).await;
     let (upgrade, permit) = (wire.upgrade.lock().take(), wire.permit.lock().take());
@@ -256,6 +269,11 @@ async fn serve_http(app: &Arc<App>, stream: Stream, wire: Arc<Wire>) {
         r = connection.as_mut() => r,
         // Not at once when the gateway stops: what comes on an open connection meanwhile is answered, and its answer ends it.
         () = app.closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
+        // Unless another process goes on: there a client gets a better answer.
+        () = app.retires(|| wire.has_asked()) => {
             connection.as_mut().graceful_shutdown();
             connection.as_mut().await
         }

@@ -30,6 +30,10 @@ pub(crate) struct App {
     /// Methods that answer twice.
     pub(crate) interim: HashSet<&'static str>,
     pub(crate) ready: watch::Receiver<bool>,
+    /// The listener is about to go to another process: HTTP connections end with their answers.
+    pub(crate) handing_over: CancellationToken,
+    /// HTTP connections from which a request may still come; only looked at in a hand-over.
+    pub(crate) asking: TaskTracker,
     /// The gateway stops: nothing new is accepted.
     pub(crate) stop: CancellationToken,
     /// What was going on is over: connections end.
@@ -38,6 +42,17 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Until an HTTP connection without a request is to be ended because the listener goes to another process. A client
+    /// that just came has some time to ask: its connection was accepted, so nobody else will answer.
+    pub(crate) async fn retires(&self, asked: impl Fn() -> bool) {
+        self.handing_over.cancelled().await;
+        self.stop.cancelled().await;
+        if !asked() {
+            let grace = std::time::Duration::from_millis(crate::limits::HANDOVER_GRACE_MS);
+            tokio::time::sleep(grace).await;
+        }
+    }
+
     /// The names that are answered now.
     pub(crate) fn names(&self) -> Arc<(Arc<Settings>, Names)> {
         let settings = self.host.settings();

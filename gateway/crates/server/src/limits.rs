@@ -122,6 +122,14 @@ pub const QUEUED_EVENT_OVERHEAD_BYTES: usize = 64;
 pub const TIMER_STEP_MS: u64 = 500;
 /// Calls in one JSON-RPC batch.
 pub const MAX_BATCH_CALLS: usize = 64;
+/// Connections that the kernel keeps for a listener that does not accept just now; the system may allow fewer.
+pub const LISTEN_BACKLOG_CONNECTIONS: u32 = 4_096;
+/// Time in which a gateway that hands its listener over still takes all, and ends each HTTP connection with its answer.
+pub const HANDOVER_NOTICE_MS: u64 = 500;
+/// Time for HTTP connections that are open then to ask what they were opened for.
+pub const HANDOVER_GRACE_MS: u64 = 2_000;
+/// Longest time that a start holds connections back until it is ready ([`crate::GatewayServerOptions::accept_when_ready`]).
+pub const ACCEPT_HELD_BACK_MS: u64 = 10_000;
 /// Time for connections to end after the shutdown event.
 pub const SHUTDOWN_DEADLINE_MS: u64 = 5_000;
 /// Time between two attempts to announce the gateway in the local network, in ms.

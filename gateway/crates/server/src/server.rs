@@ -11,8 +11,9 @@ use arc_swap::ArcSwap;
 use gateway_core::host::{Host, HostOptions, StartError};
 use gateway_core::start::Phase;
 use gateway_protocol::{Class, method};
+use parking_lot::Mutex;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::{oneshot, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -105,6 +106,9 @@ pub struct GatewayServerOptions {
     pub bind: Option<IpAddr>,
     /// A bound, listening socket to use instead of binding one (socket activation, tests). `port` and `bind` are then not used.
     pub listener: Option<std::net::TcpListener>,
+    /// Take no connection before the gateway is ready (at most 10 s): with a listener that is handed over clients then wait
+    /// in the kernel instead of being told to come again.
+    pub accept_when_ready: bool,
     /// Serve TLS with this configuration instead of the certificate that the settings name (`gateway.tls`). Only HTTP/1.1 is
     /// offered by ALPN, whatever it says.
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -125,6 +129,7 @@ impl GatewayServerOptions {
             port: None,
             bind: None,
             listener: None,
+            accept_when_ready: false,
             tls: None,
             runtime: None,
             shutdown: CancellationToken::new(),
@@ -166,6 +171,9 @@ pub struct GatewayServer {
     local_addr: SocketAddr,
     certificates: Option<Arc<Certificates>>,
     host: Arc<Host>,
+    socket: Arc<Mutex<Option<std::net::TcpListener>>>,
+    handing_over: CancellationToken,
+    accepting: watch::Receiver<bool>,
     shutdown: CancellationToken,
     stopped: watch::Receiver<bool>,
 }
@@ -213,6 +221,38 @@ impl GatewayServer {
     #[must_use]
     pub fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// Resolves when connections are accepted; see [`GatewayServerOptions::accept_when_ready`].
+    pub async fn accepting(&self) {
+        let mut accepting = self.accepting.clone();
+        if accepting.wait_for(|a| *a).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The listening socket once more, for another process; `None` when the gateway stops. As long as somebody has it, new
+    /// connections wait in the kernel and are not refused.
+    #[must_use]
+    pub fn socket(&self) -> Option<std::net::TcpListener> {
+        self.socket.lock().as_ref()?.try_clone().ok()
+    }
+
+    /// Stops as [`GatewayServer::shutdown`] does, for another process that goes on with [`GatewayServer::socket`]: for half a
+    /// second everything is still served and each HTTP connection ends with its answer; then nothing is accepted any more,
+    /// requests of connections that are open are answered, and the rest is that of a stop. At the end the state directory is
+    /// free. Gives when the last connection was accepted.
+    ///
+    /// # Errors
+    /// When the lock of the state directory could not be given up: it ends with this process.
+    pub async fn hand_over(&self) -> Result<tokio::time::Instant, ServeError> {
+        self.handing_over.cancel();
+        tokio::time::sleep(Duration::from_millis(limits::HANDOVER_NOTICE_MS)).await;
+        let closed = tokio::time::Instant::now();
+        self.shutdown.cancel();
+        self.stopped().await;
+        self.host.release()?;
+        Ok(closed)
     }
 
     /// Resolves when the gateway has stopped, whoever asked for it.
@@ -280,7 +320,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         },
     )
     .await;
-    let (certificates, listener, local_addr) = match opened {
+    let (certificates, listener, socket, local_addr) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             host.shutdown(Duration::ZERO).await;
@@ -318,6 +358,8 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         waits: of_class(Class::Wait),
         interim: ["agent"].into(),
         ready: host.ready(),
+        handing_over: CancellationToken::new(),
+        asking: TaskTracker::new(),
         stop: CancellationToken::new(),
         closing: CancellationToken::new(),
         tasks: TaskTracker::new(),
@@ -328,7 +370,18 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     tokio::spawn(app.timer.clone().run(timer_stop.clone()));
     tokio::spawn(app.clone().follow_settings());
     tokio::spawn(memory::watch(app.clone()));
-    let accepting = tokio::spawn(accept::accept(app.clone(), listener, certificates.clone()));
+    let (tell_accepting, accepts) = watch::channel(false);
+    let accepting = tokio::spawn({
+        let (app, certificates) = (app.clone(), certificates.clone());
+        let held_back = options.accept_when_ready;
+        async move {
+            if held_back {
+                welcome(&app).await;
+            }
+            tell_accepting.send_replace(true);
+            accept::accept(app, listener, certificates).await;
+        }
+    });
     if let Some(certificates) = &certificates {
         tokio::spawn(certificates.clone().watch(app.stop.clone()));
     }
@@ -355,12 +408,21 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     });
     let (tell, stopped) = watch::channel(false);
     let shutdown = options.shutdown;
+    let socket = Arc::new(Mutex::new(socket));
+    let handing_over = app.handing_over.clone();
     tokio::spawn({
-        let shutdown = shutdown.clone();
+        let (shutdown, socket) = (shutdown.clone(), socket.clone());
         async move {
             shutdown.cancelled().await;
+            // Without another process that has it, connections are to be refused from now on.
+            drop(socket.lock().take());
             app.stop.cancel();
             let _ = accepting.await;
+            if app.handing_over.is_cancelled() {
+                app.asking.close();
+                let grace = Duration::from_millis(limits::HANDOVER_GRACE_MS);
+                let _ = tokio::time::timeout(grace, app.asking.wait()).await;
+            }
             app.host
                 .shutdown(Duration::from_millis(app.drain_timeout_ms()))
                 .await;
@@ -385,9 +447,23 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         local_addr,
         certificates,
         host,
+        socket,
+        handing_over,
+        accepting: accepts,
         shutdown,
         stopped,
     })
+}
+
+/// Waits until requests are welcome, or it has taken too long, or the gateway stops.
+async fn welcome(app: &App) {
+    let mut ready = app.host.ready();
+    let patience = Duration::from_millis(limits::ACCEPT_HELD_BACK_MS);
+    tokio::select! {
+        () = app.stop.cancelled() => {}
+        _ = ready.wait_for(|ready| *ready) => {}
+        () = tokio::time::sleep(patience) => {}
+    }
 }
 
 /// Shows each change of the certificate in the health of every tenant.
@@ -413,7 +489,12 @@ struct Sockets<'a> {
     clock: Arc<dyn gateway_core::clock::Clock>,
 }
 
-type Opened = (Option<Arc<Certificates>>, TcpListener, SocketAddr);
+type Opened = (
+    Option<Arc<Certificates>>,
+    TcpListener,
+    Option<std::net::TcpListener>,
+    SocketAddr,
+);
 
 /// The certificate, then the socket: nobody is to reach a listener that cannot show one.
 async fn open_listener(host: &Host, sockets: Sockets<'_>) -> Result<Opened, ServeError> {
@@ -432,25 +513,37 @@ async fn open_listener(host: &Host, sockets: Sockets<'_>) -> Result<Opened, Serv
     }
     .map(Arc::new);
     host.phase(Phase::Tls);
-    let listener = listen(sockets.given, sockets.address).await?;
+    let (listener, socket) =
+        listen(sockets.given, sockets.address).map_err(|e| bind_error(sockets.address, e))?;
     let local_addr = listener
         .local_addr()
         .map_err(|source| bind_error(sockets.address, source))?;
     host.phase(Phase::Listener);
-    Ok((certificates, listener, local_addr))
+    Ok((certificates, listener, socket, local_addr))
 }
 
-async fn listen(
+/// The listener, and its socket once more for a process that goes on with it.
+fn listen(
     given: Option<std::net::TcpListener>,
     address: SocketAddr,
-) -> Result<TcpListener, ServeError> {
-    let bound = match given {
-        Some(listener) => listener
-            .set_nonblocking(true)
-            .and_then(|()| TcpListener::from_std(listener)),
-        None => TcpListener::bind(address).await,
+) -> io::Result<(TcpListener, Option<std::net::TcpListener>)> {
+    let listener = match given {
+        Some(listener) => listener,
+        None => {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket
+                .listen(limits::LISTEN_BACKLOG_CONNECTIONS)?
+                .into_std()?
+        }
     };
-    bound.map_err(|source| bind_error(address, source))
+    listener.set_nonblocking(true)?;
+    let socket = listener.try_clone().ok();
+    Ok((TcpListener::from_std(listener)?, socket))
 }
 
 fn bind_error(address: SocketAddr, source: io::Error) -> ServeError {

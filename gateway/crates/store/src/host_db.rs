@@ -75,7 +75,7 @@ pub struct Credential {
 pub struct HostDb {
     pub(crate) conn: Mutex<Connection>,
     tenants_dir: std::path::PathBuf,
-    key: [u8; 32],
+    key: HostKey,
     epoch: i64,
 }
 
@@ -101,7 +101,7 @@ impl HostDb {
 
     fn open_file(state: &StateDir, options: StoreOptions) -> Result<Self> {
         migrate::assert_sqlite_version()?;
-        let key = host_key(&state.path().join("host.key"))?;
+        let key = HostKey::open(state.path())?;
         let tenants_dir = state.path().join("tenants");
         private_dir(&tenants_dir)?;
         let path = state.path().join("host.sqlite");
@@ -280,23 +280,48 @@ impl HostDb {
 
     /// The host key: 32 random bytes of `host.key`.
     pub fn host_key(&self) -> &[u8; 32] {
-        &self.key
+        &self.key.0
     }
 
     /// Keyed hash of a credential of a kind (`token`, …): what [`Self::replace_credentials`] takes.
     pub fn credential_hash(&self, kind: &str, secret: &[u8]) -> CredentialHash {
-        CredentialHash(self.keyed(&[b"credential", kind.as_bytes(), secret]))
+        CredentialHash(self.key.keyed(&[b"credential", kind.as_bytes(), secret]))
     }
 
     /// A key for one purpose, derived from the host key.
     pub fn derive_key(&self, purpose: &str) -> [u8; 32] {
+        self.key.derive(purpose)
+    }
+}
+
+/// The key of a state directory, `host.key`: other keys are derived from it.
+#[derive(Clone)]
+pub struct HostKey([u8; 32]);
+
+impl std::fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostKey(…)")
+    }
+}
+
+impl HostKey {
+    /// Reads `host.key` of a state directory, or makes it. Needs no lock: once it is there it stays.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is none of ours.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        host_key(&state_dir.join("host.key")).map(Self)
+    }
+
+    /// A key for one purpose.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
         self.keyed(&[b"derive", purpose.as_bytes()])
     }
 
     fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
         // HMAC pads a short key with zeros to its block; done here, so that no error has to be thought of.
         let mut block = [0u8; 64];
-        block[..32].copy_from_slice(&self.key);
+        block[..32].copy_from_slice(&self.0);
         let mut mac = Hmac::<Sha256>::new(&block.into());
         for part in parts {
             mac.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());

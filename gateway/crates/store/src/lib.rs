@@ -27,8 +27,9 @@ mod writer;
 
 pub use error::StoreError;
 pub use host_db::{
-    ApiKeyRow, Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow,
+    ApiKeyRow, Credential, CredentialHash, HostDb, HostKey, StoreOptions, TenantId, TenantRow,
 };
+pub use migrate::SchemaVersions;
 pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};

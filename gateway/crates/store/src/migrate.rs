@@ -25,6 +25,23 @@ const HOST: &[M<'static>] = &[
     M::up(include_str!("../migrations/0005_host_api_keys.sql")),
 ];
 
+/// The schemas that this build writes. A file of a newer one is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaVersions {
+    /// Of `host.sqlite`.
+    pub host: usize,
+    /// Of each tenant's file.
+    pub tenant: usize,
+}
+
+impl SchemaVersions {
+    /// Those of this build.
+    pub const OURS: Self = Self {
+        host: HOST.len(),
+        tenant: TENANT.len(),
+    };
+}
+
 /// Which set of migrations a file takes.
 #[derive(Clone, Copy)]
 pub(crate) enum Schema {

@@ -31,7 +31,7 @@ const NETWORK_FS: &[&str] = &[
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl StateDir {
@@ -75,7 +75,45 @@ impl StateDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| lock.write_all(pid.as_bytes()))
             .map_err(|e| StoreError::io("write", &lock_path, &e))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+
+    /// The process that holds the directory now, if one does. Nothing is made and nothing is kept locked.
+    ///
+    /// # Errors
+    /// Those of the file system; [`StoreError::Locked`] when the holder is not known.
+    pub fn holder(path: impl AsRef<Path>) -> Result<Option<u32>> {
+        let lock_path = path.as_ref().join("state.lock");
+        let mut lock = match File::open(&lock_path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("open", &lock_path, &e)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &lock_path, &e)),
+        }
+        let mut holder = String::new();
+        let _ = lock.read_to_string(&mut holder);
+        let pid = holder.trim().parse();
+        pid.map(Some).map_err(|_| {
+            StoreError::Locked(format!(
+                "{} is held by another process",
+                lock_path.display()
+            ))
+        })
+    }
+
+    /// Lets another process have the directory while this value still lives. The stores must be closed: this process
+    /// writes nothing there any more.
+    ///
+    /// # Errors
+    /// Those of the system's lock.
+    pub fn release(&self) -> Result<()> {
+        self.lock
+            .unlock()
+            .map_err(|e| StoreError::io("unlock", &self.path.join("state.lock"), &e))
     }
 
     /// The directory, absolute.

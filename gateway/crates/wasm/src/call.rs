@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
+use crate::hook::{HookEvent, Verdict};
 use crate::lanes::{Ctl, Tick};
 use crate::limits::{self, LimitExceeded};
 use crate::plugin::Plugin;
@@ -23,6 +24,7 @@ use crate::world::boot_v0_1::exports::gateway::boot::script;
 use crate::world::channel_v0_1::exports::gateway::channel::adapter;
 use crate::world::channel_v0_1::gateway::types::types as wit;
 use crate::world::channel_v0_1::{Channel, ChannelPre};
+use crate::world::hook_v0_1::exports::gateway::hook::policy;
 
 /// Bytes of a trap's text.
 const MAX_TRAP_TEXT: usize = 4 << 10;
@@ -595,6 +597,85 @@ pub(crate) async fn boot(
     )
     .to_owned();
     Ok((report, store.data_mut().take()))
+}
+
+/// Asks a hook.
+pub(crate) async fn hook(
+    plugin: &Plugin,
+    spec: StateSpec,
+    ctl: Arc<Ctl>,
+    event: HookEvent,
+) -> Result<Verdict, CallError> {
+    let pre = plugin
+        .hook()
+        .ok_or_else(|| CallError::Instantiate("not a hook".to_owned()))?;
+    let mut store = store(plugin.engine(), spec);
+    store.data_mut().begin(ctl, Arc::default(), BTreeSet::new());
+    store.data_mut().phase(Phase::Hook);
+    store.set_epoch_deadline(limits::FAST_SLICE_TICKS);
+    let guest = pre
+        .instantiate_async(&mut store)
+        .await
+        .map_err(|e| classify(&e, store.data()))?;
+    let judged = guest
+        .gateway_hook_policy()
+        .call_judge(&mut store, &hook_event_out(event))
+        .await;
+    match judged {
+        Ok(Ok(policy::Verdict::Pass)) => Ok(Verdict::Pass),
+        Ok(Ok(policy::Verdict::Annotate(extra))) if extra_ok(&extra) => {
+            Ok(Verdict::Annotate(extra))
+        }
+        Ok(Ok(policy::Verdict::Annotate(_))) => Err(CallError::Limit(LimitExceeded::new(
+            "extra",
+            limits::MAX_EXTRA_BYTES as u64,
+            "bytes",
+        ))),
+        Ok(Ok(policy::Verdict::Deny(why))) => Ok(Verdict::Deny(
+            cut(
+                &printable(cut(&why, limits::MAX_SUMMARY_BYTES)),
+                limits::MAX_SUMMARY_BYTES,
+            )
+            .to_owned(),
+        )),
+        Ok(Err(e)) => Err(CallError::Guest(error_in(e))),
+        Err(e) => Err(classify(&e, store.data())),
+    }
+}
+
+fn hook_event_out(event: HookEvent) -> policy::Event {
+    match event {
+        HookEvent::MessageInbound(e) => policy::Event::MessageInbound(policy::InboundEvent {
+            channel: e.channel,
+            account: e.account,
+            platform_message_id: e.platform_message_id,
+            conversation: peer_out(e.conversation),
+            sender: wit::Sender {
+                id: e.sender.id,
+                display_name: e.sender.display_name,
+                is_bot: e.sender.is_bot,
+            },
+            text: e.text,
+            mentioned: e.mentioned,
+            agent: e.agent,
+            session_key: e.session_key,
+        }),
+        HookEvent::ToolCall(e) => policy::Event::ToolCall(policy::ToolEvent {
+            session_key: e.session_key,
+            run_id: e.run_id,
+            tool: e.tool,
+            arguments: e.arguments,
+        }),
+        HookEvent::MessageOutbound(e) => policy::Event::MessageOutbound(policy::OutboundEvent {
+            channel: e.channel,
+            account: e.account,
+            conversation: peer_out(e.conversation),
+            run_id: e.run_id,
+            part: e.part,
+            is_final: e.is_final,
+            text: e.text,
+        }),
+    }
 }
 
 #[cfg(test)]

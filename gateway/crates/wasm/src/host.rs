@@ -73,6 +73,18 @@ pub trait BootHost: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<String, GatewayCallError>>;
 }
 
+/// The host side of a hook of one tenant. All of it is called on guest threads and must not block.
+pub trait HookHost: Send + Sync + 'static {
+    /// A stable name of the tenant.
+    fn tenant(&self) -> &str;
+    /// Milliseconds since some fixed moment; never goes back.
+    fn monotonic_ms(&self) -> u64;
+    /// The hook's configuration as JSON.
+    fn config_json(&self) -> Arc<str>;
+    /// One line.
+    fn log(&self, level: Level, line: &str);
+}
+
 /// Why a method call of a boot script failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]

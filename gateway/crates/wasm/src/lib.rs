@@ -8,6 +8,7 @@ pub mod boot;
 mod cache;
 mod call;
 mod engine;
+pub mod hook;
 pub mod host;
 mod lanes;
 pub mod limits;
@@ -21,7 +22,8 @@ mod world;
 
 pub use account::Account;
 pub use boot::{BootContext, BootReason, BootReport, run_boot};
-pub use host::{AccountHost, BootHost, GatewayCallError};
+pub use hook::{HookEvent, HookLog, InboundEvent, OutboundEvent, ToolEvent, Verdict, judge};
+pub use host::{AccountHost, BootHost, GatewayCallError, HookHost};
 pub use limits::LimitExceeded;
 pub use manifest::{Capability, Manifest};
 pub use package::{Bundled, Candidate, Package, Pins, Source, candidates};

@@ -11,6 +11,8 @@ use crate::limits;
 pub const WORLD_CHANNEL_0_1: &str = "gateway:channel/channel@0.1.0";
 /// World of a boot script.
 pub const WORLD_BOOT_0_1: &str = "gateway:boot/boot-script@0.1.0";
+/// World of a hook.
+pub const WORLD_HOOK_0_1: &str = "gateway:hook/hook@0.1.0";
 
 /// One permission: an interface of `gateway:host` that the guest is linked with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -70,6 +72,8 @@ pub enum World {
     ChannelV0_1,
     /// [`WORLD_BOOT_0_1`]
     BootV0_1,
+    /// [`WORLD_HOOK_0_1`]
+    HookV0_1,
 }
 
 impl World {
@@ -80,6 +84,8 @@ impl World {
         match self {
             Self::ChannelV0_1 => &[Log, Clock, Random, Config, Kv, Http, Inbound, Timer],
             Self::BootV0_1 => &[Log, Config, Kv, GatewayCall],
+            // What judges reaches nothing: no network, no store, no method.
+            Self::HookV0_1 => &[Log, Config],
         }
     }
 
@@ -89,6 +95,7 @@ impl World {
         match self {
             Self::ChannelV0_1 => WORLD_CHANNEL_0_1,
             Self::BootV0_1 => WORLD_BOOT_0_1,
+            Self::HookV0_1 => WORLD_HOOK_0_1,
         }
     }
 }
@@ -468,9 +475,10 @@ fn check(raw: RawManifest) -> Result<Manifest, String> {
     let world = match raw.world.as_str() {
         WORLD_CHANNEL_0_1 => World::ChannelV0_1,
         WORLD_BOOT_0_1 => World::BootV0_1,
+        WORLD_HOOK_0_1 => World::HookV0_1,
         other => {
             return Err(format!(
-                "world = {other:?}: plugin {} {} asks for a world that this gateway does not have; it has {WORLD_CHANNEL_0_1} and {WORLD_BOOT_0_1}. Build the plugin against one of these.",
+                "world = {other:?}: plugin {} {} asks for a world that this gateway does not have; it has {WORLD_CHANNEL_0_1}, {WORLD_BOOT_0_1} and {WORLD_HOOK_0_1}. Build the plugin against one of these.",
                 raw.id, raw.version
             ));
         }
@@ -533,8 +541,11 @@ fn check(raw: RawManifest) -> Result<Manifest, String> {
         (World::BootV0_1, None) => {
             return Err("[boot] is missing: when = [\"tenant-start\"], methods = […]".to_owned());
         }
-        (World::ChannelV0_1, Some(_)) => {
-            return Err("[boot] belongs to boot scripts, and the world is a channel".to_owned());
+        (World::ChannelV0_1 | World::HookV0_1, Some(_)) => {
+            return Err(format!(
+                "[boot] belongs to boot scripts, and the world is {}",
+                world.name()
+            ));
         }
         _ => {}
     }

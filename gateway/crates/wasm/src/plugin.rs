@@ -21,6 +21,7 @@ use crate::state::{GuestState, Io, LogBudget, StateSpec, linker};
 use crate::types::Descriptor;
 use crate::world::boot_v0_1::BootScriptPre;
 use crate::world::channel_v0_1::ChannelPre;
+use crate::world::hook_v0_1::HookPre;
 
 /// How to run guests.
 #[derive(Debug, Clone)]
@@ -90,6 +91,7 @@ impl std::fmt::Debug for PluginHost {
 enum Pre {
     Channel(ChannelPre<GuestState>),
     Boot(BootScriptPre<GuestState>),
+    Hook(HookPre<GuestState>),
 }
 
 /// A loaded plugin: checked, compiled and linked with exactly what its manifest names.
@@ -129,14 +131,21 @@ impl Plugin {
     pub(crate) fn channel(&self) -> Option<&ChannelPre<GuestState>> {
         match &self.pre {
             Pre::Channel(p) => Some(p),
-            Pre::Boot(_) => None,
+            Pre::Boot(_) | Pre::Hook(_) => None,
         }
     }
 
     pub(crate) fn boot(&self) -> Option<&BootScriptPre<GuestState>> {
         match &self.pre {
             Pre::Boot(p) => Some(p),
-            Pre::Channel(_) => None,
+            Pre::Channel(_) | Pre::Hook(_) => None,
+        }
+    }
+
+    pub(crate) fn hook(&self) -> Option<&HookPre<GuestState>> {
+        match &self.pre {
+            Pre::Hook(p) => Some(p),
+            Pre::Channel(_) | Pre::Boot(_) => None,
         }
     }
 
@@ -491,6 +500,7 @@ impl PluginHost {
         let pre = match manifest.world {
             World::ChannelV0_1 => Pre::Channel(ChannelPre::new(pre).map_err(world)?),
             World::BootV0_1 => Pre::Boot(BootScriptPre::new(pre).map_err(world)?),
+            World::HookV0_1 => Pre::Hook(HookPre::new(pre).map_err(world)?),
         };
         let id = Arc::from(manifest.id.as_str());
         let methods = manifest

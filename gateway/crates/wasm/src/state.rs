@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{ResourceLimiter, Result};
 
-use crate::host::{AccountHost, BootHost};
+use crate::host::{AccountHost, BootHost, HookHost};
 use crate::lanes::Ctl;
 use crate::limits::{self, LimitExceeded};
 use crate::manifest::{Capability, World};
@@ -36,6 +36,8 @@ pub(crate) enum Io {
     Account(Arc<dyn AccountHost>),
     /// A boot script.
     Boot(Arc<dyn BootHost>),
+    /// A hook.
+    Hook(Arc<dyn HookHost>),
 }
 
 impl Io {
@@ -45,6 +47,7 @@ impl Io {
             Self::Nobody => "-",
             Self::Account(io) => io.tenant(),
             Self::Boot(io) => io.tenant(),
+            Self::Hook(io) => io.tenant(),
         }
     }
 }
@@ -58,6 +61,7 @@ pub(crate) enum Phase {
     Send,
     Save,
     Boot,
+    Hook,
 }
 
 /// One HTTP exchange of a call, kept where it survives the Store.
@@ -345,7 +349,7 @@ impl GuestState {
     fn account(&self) -> Result<Arc<dyn AccountHost>> {
         match &self.io {
             Io::Account(a) => Ok(a.clone()),
-            Io::Nobody | Io::Boot(_) => Err(wasmtime::Error::msg(
+            Io::Nobody | Io::Boot(_) | Io::Hook(_) => Err(wasmtime::Error::msg(
                 "host functions may not be called here",
             )),
         }
@@ -372,6 +376,7 @@ impl GuestState {
         match &self.io {
             Io::Account(a) => a.log(level, line),
             Io::Boot(b) => b.log(level, line),
+            Io::Hook(h) => h.log(level, line),
             Io::Nobody => tracing::debug!(plugin = &*self.log_name, "{line}"),
         }
     }
@@ -430,6 +435,7 @@ impl log::Host for GuestState {
         self.enter()?;
         let minute = match &self.io {
             Io::Account(a) => a.monotonic_ms() / 60_000,
+            Io::Hook(h) => h.monotonic_ms() / 60_000,
             Io::Boot(_) | Io::Nobody => 0,
         };
         let level = match level {
@@ -494,6 +500,7 @@ impl config::Host for GuestState {
         match &self.io {
             Io::Account(a) => Ok(a.config_json().to_string()),
             Io::Boot(b) => Ok(b.config_json().to_string()),
+            Io::Hook(h) => Ok(h.config_json().to_string()),
             Io::Nobody => Err(wasmtime::Error::msg(
                 "host functions may not be called here",
             )),
@@ -565,7 +572,7 @@ impl kv::Host for GuestState {
         let got = match self.io.clone() {
             Io::Account(a) => self.on_host(async move { a.kv_get(key).await }).await?,
             Io::Boot(b) => self.on_host(async move { b.kv_get(key).await }).await?,
-            Io::Nobody => {
+            Io::Nobody | Io::Hook(_) => {
                 return Err(wasmtime::Error::msg(
                     "host functions may not be called here",
                 ));
@@ -599,7 +606,7 @@ impl kv::Host for GuestState {
         let got = match self.io.clone() {
             Io::Account(a) => self.on_host(async move { a.kv_list(p).await }).await?,
             Io::Boot(b) => self.on_host(async move { b.kv_list(p).await }).await?,
-            Io::Nobody => {
+            Io::Nobody | Io::Hook(_) => {
                 return Err(wasmtime::Error::msg(
                     "host functions may not be called here",
                 ));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gateway_protocol::ids::AgentId;
 use gateway_store::{InboxOutcome, NewOutbox, NewPairing, PairingRequested, StoreError, Write};
 use gateway_wasm::{
-    Action, CommitReport, Effects, EventRef, HostError, InboundMessage, PeerKind, Submit,
-    WakeChange,
+    Action, CommitReport, Effects, EventRef, HookEvent, HostError, InboundEvent, InboundMessage,
+    PeerKind, Submit, WakeChange,
 };
 
 use super::access::{Access, Asking, ConversationKind, decide};
@@ -15,6 +15,7 @@ use super::account::Account;
 use super::limits::{OUTBOX_TTL_MS, PAIRING_CODE_CHARS, PAIRING_PENDING_MAX, PAIRING_TTL_MS};
 use crate::delivery::ReplyTarget;
 use crate::guest_io::host_error;
+use crate::policy::{self, Judged};
 use crate::route::{RouteInput, resolve};
 use crate::session::{self, AcceptRun, Accepted, Origin, SessionProfile};
 use crate::tenant::Tenant;
@@ -26,6 +27,8 @@ struct Prepared {
     conversation_json: String,
     run: AcceptRun,
     code: String,
+    /// What the hooks say; `None`: they were not asked, because nobody would have let it in.
+    judged: Option<Judged>,
 }
 
 /// What the transaction decided.
@@ -80,6 +83,16 @@ pub(super) async fn commit(
             &traces,
         )?);
     }
+    if policy::is_asked(tenant, policy::INBOUND) {
+        for prepared in &mut prepared {
+            prepared.judged = ask_hooks(account, tenant, prepared).await?;
+        }
+    } else {
+        for prepared in &mut prepared {
+            prepared.judged = Some(Judged::Passed(serde_json::Map::new()));
+        }
+    }
+    let audit_key = tenant.shared().audit_key;
     let ended = account.ended_submits(&fx);
     let (kind, id) = (account.kind().to_owned(), account.id().to_owned());
     let (access, quota) = (
@@ -114,7 +127,7 @@ pub(super) async fn commit(
             done.submits.push((row, submit));
         }
         for message in prepared {
-            accept_message(w, &kind, &id, &access, message, now, &mut done)?;
+            accept_message(w, &kind, &id, &access, &audit_key, message, now, &mut done)?;
         }
         Ok(done)
     };
@@ -226,6 +239,7 @@ fn prepare(
         }),
     };
     Ok(Prepared {
+        judged: None,
         code: pairing_code(tenant),
         message,
         conversation_json,
@@ -233,11 +247,62 @@ fn prepare(
     })
 }
 
+/// How the sender of a message stands to the account.
+fn asking(message: &InboundMessage, paired: bool) -> Asking<'_> {
+    Asking {
+        kind: match message.conversation.kind {
+            PeerKind::Direct => ConversationKind::Direct,
+            PeerKind::Group | PeerKind::Channel => ConversationKind::Group,
+        },
+        sender_id: &message.sender.id,
+        conversation_id: &message.conversation.id,
+        is_bot: message.sender.is_bot,
+        mentioned: message.mentioned,
+        paired,
+    }
+}
+
+/// Asks the hooks about a message that would be let in: a stranger can have none of them run.
+async fn ask_hooks(
+    account: &Account,
+    tenant: &Arc<Tenant>,
+    prepared: &Prepared,
+) -> Result<Option<Judged>, HostError> {
+    let message = &prepared.message;
+    let (kind, id, sender) = (
+        account.kind().to_owned(),
+        account.id().to_owned(),
+        message.sender.id.clone(),
+    );
+    let paired = tenant
+        .db()
+        .read(move |r| r.has_contact(&kind, &id, &sender))
+        .await
+        .map_err(|error| host_error(&error))?;
+    if decide(&account.access, &asking(message, paired)) != Access::Allow {
+        return Ok(None);
+    }
+    let event = HookEvent::MessageInbound(InboundEvent {
+        channel: account.kind().to_owned(),
+        account: account.id().to_owned(),
+        platform_message_id: message.platform_message_id.clone(),
+        conversation: message.conversation.clone(),
+        sender: message.sender.clone(),
+        text: message.text.clone(),
+        mentioned: message.mentioned,
+        agent: prepared.run.agent_id.clone(),
+        session_key: prepared.run.key.as_str().to_owned(),
+    });
+    Ok(Some(policy::judge(tenant, &event).await))
+}
+
+#[allow(clippy::too_many_arguments)]
 fn accept_message(
     w: &mut Write<'_>,
     kind: &str,
     account: &str,
     access: &super::access::AccessRules,
+    audit_key: &gateway_store::AuditKey,
     prepared: Prepared,
     now: i64,
     done: &mut Done,
@@ -245,8 +310,9 @@ fn accept_message(
     let Prepared {
         message,
         conversation_json,
-        run,
+        mut run,
         code,
+        judged,
     } = prepared;
     let hold = message.hold.clone();
     if w.insert_inbox(
@@ -262,19 +328,30 @@ fn accept_message(
         return Ok(());
     }
     done.report.accepted += 1;
-    let asking = Asking {
-        kind: match message.conversation.kind {
-            PeerKind::Direct => ConversationKind::Direct,
-            PeerKind::Group | PeerKind::Channel => ConversationKind::Group,
-        },
-        sender_id: &message.sender.id,
-        conversation_id: &message.conversation.id,
-        is_bot: message.sender.is_bot,
-        mentioned: message.mentioned,
-        paired: w.has_contact(kind, account, &message.sender.id)?,
-    };
-    match decide(access, &asking) {
+    let paired = w.has_contact(kind, account, &message.sender.id)?;
+    match decide(access, &asking(&message, paired)) {
         Access::Allow => {
+            match judged {
+                Some(Judged::Passed(noted)) => run.annotations = noted,
+                Some(Judged::Denied(denial)) => {
+                    done.released.extend(hold);
+                    done.denied.push("denied by a hook");
+                    let object = serde_json::json!({
+                        "kind": kind, "account": account, "messageId": message.platform_message_id,
+                        "conversation": message.conversation.id, "sender": message.sender.id,
+                    });
+                    return policy::record_denied(
+                        w,
+                        audit_key,
+                        policy::INBOUND,
+                        &denial,
+                        object,
+                        now,
+                    );
+                }
+                // The sender was let in just now: the event is served once more, and the hooks are asked then.
+                None => return Err(StoreError::Busy("who may talk has changed")),
+            }
             let trace = run
                 .reply_to
                 .as_ref()

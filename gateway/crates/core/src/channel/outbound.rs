@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gateway_store::{OutboxRow, StoreError};
-use gateway_wasm::{Outbound, Peer, Receipt, SendOutcome};
+use gateway_wasm::{Outbound, OutboundEvent, Peer, Receipt, SendOutcome};
 
 use super::account::Account;
 use super::limits::{
@@ -118,7 +118,7 @@ impl Account {
         row: OutboxRow,
         target: Option<ReplyTarget>,
     ) {
-        let outcome = self.attempt(&row, target.as_ref()).await;
+        let outcome = self.attempt(tenant, &row, target.as_ref()).await;
         tenant.metrics().send_ended(&outcome);
         let sent = matches!(outcome, SendOutcome::Sent(_));
         // Each edit of a growing answer is an attempt: those are bounded by the time to live.
@@ -208,7 +208,12 @@ impl Account {
         }
     }
 
-    async fn attempt(&self, row: &OutboxRow, target: Option<&ReplyTarget>) -> SendOutcome {
+    async fn attempt(
+        &self,
+        tenant: &Arc<Tenant>,
+        row: &OutboxRow,
+        target: Option<&ReplyTarget>,
+    ) -> SendOutcome {
         let Some(ready) = &self.ready else {
             return SendOutcome::Retry {
                 after_ms: OUTBOX_BACKOFF_MAX_MS,
@@ -228,6 +233,18 @@ impl Account {
             return SendOutcome::Failed {
                 why: CALLER_GONE.to_owned(),
             };
+        }
+        let event = OutboundEvent {
+            channel: self.kind().to_owned(),
+            account: self.id().to_owned(),
+            conversation: conversation.clone(),
+            run_id: row.run_id.clone(),
+            part: u32::try_from(row.part).unwrap_or(u32::MAX),
+            is_final: row.final_rev,
+            text: row.text.clone(),
+        };
+        if let Err(denial) = crate::policy::outbound(tenant, event).await {
+            return SendOutcome::Failed { why: denial.text() };
         }
         let message = Outbound {
             conversation,

@@ -91,6 +91,8 @@ pub struct AcceptRun {
     pub expected_session_id: Option<String>,
     /// Gets the text as it grows.
     pub tap: Option<Arc<dyn RunTap>>,
+    /// What hooks noted on the user's message, by plugin; kept with it.
+    pub annotations: serde_json::Map<String, serde_json::Value>,
     pub(crate) message_id: String,
     pub(crate) session_id: String,
     pub(crate) now_ms: i64,
@@ -132,6 +134,7 @@ impl AcceptRun {
             timeout_ms: None,
             expected_session_id: None,
             tap: None,
+            annotations: serde_json::Map::new(),
         }
     }
 }
@@ -316,7 +319,8 @@ fn accept_rows(
             content_json: content_json(&a.content)?,
             run_id: Some(a.run_id.clone()),
             idempotency_key: Some(format!("{}:user", a.run_id)),
-            meta_json: None,
+            meta_json: (!a.annotations.is_empty())
+                .then(|| serde_json::json!({ "annotations": a.annotations }).to_string()),
         },
         a.now_ms,
     )?;

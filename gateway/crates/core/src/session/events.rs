@@ -138,6 +138,7 @@ pub fn to_chat_message(m: &MessageRow) -> ChatMessage {
         record_timestamp_ms: m.created_at,
         run_id: m.run_id.clone(),
         idempotency_key: m.idempotency_key.clone(),
+        annotations: serde_json::Map::new(),
     });
     if let Some(meta) = m
         .meta_json
@@ -148,6 +149,12 @@ pub fn to_chat_message(m: &MessageRow) -> ChatMessage {
         message.provider = text("provider");
         message.model = text("model");
         message.stop_reason = text("stopReason");
+        if let (Some(shown), Some(noted)) = (
+            &mut message.meta,
+            meta.get("annotations").and_then(|n| n.as_object()),
+        ) {
+            shown.annotations.clone_from(noted);
+        }
         message.usage = meta
             .get("usage")
             .and_then(|u| serde_json::from_value(u.clone()).ok());

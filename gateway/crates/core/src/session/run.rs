@@ -437,7 +437,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         session_key,
         system_prompt: agent.system_prompt.clone(),
         history: loaded.history,
-        tools: agent.tools.clone(),
+        tools: crate::policy::tools_of(tenant, &agent.tools),
         model,
         limits,
     };

@@ -107,10 +107,15 @@ pub(crate) async fn serve(
     };
     app.traffic.answered(response.status().as_u16());
     reply::secure(response.headers_mut());
-    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let is_socket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let last = last || app.handing_over.is_cancelled();
+    if last && !is_socket {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if last || is_socket {
+        wire.asked_all();
     }
     Ok(response)
 }

@@ -2,3 +2,4 @@
 
 pub mod boot_v0_1;
 pub mod channel_v0_1;
+pub mod hook_v0_1;
