@@ -19,6 +19,7 @@ mod load;
 mod openclaw;
 pub mod options;
 mod path;
+pub mod program;
 mod redact;
 mod reload;
 pub mod schedule;

@@ -18,6 +18,8 @@ pub(crate) struct App {
     pub(crate) names: ArcSwap<(Arc<Settings>, Names)>,
     /// Peers whose forwarding headers are tolerated (and not believed).
     pub(crate) proxies: Vec<std::net::IpAddr>,
+    /// The name in a tailnet, where there is one.
+    pub(crate) tailscale: Option<Arc<crate::tailscale::Tailscale>>,
     pub(crate) limits: ServerLimits,
     /// The limits were given by the embedding program and not by the settings.
     pub(crate) own_limits: bool,

@@ -18,6 +18,7 @@ pub mod openapi;
 mod rpc;
 mod server;
 mod stream;
+mod tailscale;
 pub mod tls;
 mod traffic;
 mod ws;

@@ -21,6 +21,7 @@ pub(crate) mod webhook;
 use std::{borrow::Cow, convert::Infallible, sync::Arc};
 
 use axum::{Router, body::Body};
+use gateway_config::TailscaleLogins;
 use gateway_core::host::TenantHint;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -29,9 +30,11 @@ use tower_service::Service;
 use crate::{
     accept::Wire,
     app::App,
-    guard::{FORWARDING, Refused},
+    guard::{FORWARDING, HostName, Refused},
     limits::MAX_REQUESTS_PER_CONNECTION,
-    openapi as described, ws,
+    openapi as described,
+    tailscale::Front,
+    ws,
 };
 
 /// What a handler knows about its request besides the request.
@@ -42,8 +45,24 @@ pub(crate) struct Ask {
     /// The tenant that host name and path point to.
     pub(crate) hint: TenantHint,
     pub(crate) origin: Option<Box<str>>,
+    /// Set for a request that Tailscale brought.
+    pub(crate) front: Option<Front>,
     /// What let the request in.
     pub(crate) admitted: admitted::Admitted,
+}
+
+impl Ask {
+    /// Whether the request is of this machine: both ends are here, and nobody brought it from elsewhere.
+    pub(crate) fn local(&self) -> bool {
+        self.front.is_none() && self.wire.socket.loopback()
+    }
+
+    /// The address whose request it is.
+    pub(crate) fn ip(&self) -> std::net::IpAddr {
+        self.front
+            .as_ref()
+            .map_or_else(|| self.wire.socket.peer.ip(), |front| front.client)
+    }
 }
 
 /// All addresses but the sockets. Everything that is not here is 404.
@@ -82,7 +101,7 @@ pub(crate) async fn serve(
             StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST),
             fault.why,
         ),
-        None => match admit(&app, &wire, request) {
+        None => match admit(&app, &wire, brought(&app, &wire, &request).await, request) {
             Ok(Admitted::Socket(upgraded)) => upgraded,
             Ok(Admitted::Request(request)) => {
                 let mut routes = app.routes.clone();
@@ -122,6 +141,7 @@ enum Admitted {
 fn admit(
     app: &Arc<App>,
     wire: &Arc<Wire>,
+    front: Option<Front>,
     mut request: Request<Incoming>,
 ) -> Result<Admitted, Response<Body>> {
     let socket = &wire.socket;
@@ -130,14 +150,27 @@ fn admit(
         .unwrap_or_default();
     let names = app.names();
     let names = &names.1;
-    let host = names.host(&raw_host, socket).map_err(refused)?;
+    let host = names.host(&raw_host, socket);
+    let host = match (&host, &front) {
+        // The name in the tailnet is answered while it is held, and for who came by it.
+        (Err(Refused::UnknownHost), Some(_)) => HostName {
+            name: raw_host.to_ascii_lowercase(),
+            own: false,
+            tenant: None,
+        },
+        _ => host.map_err(refused)?,
+    };
     let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
-    if let Some(origin) = &origin {
+    let own_page = front.as_ref().map(|front| front.name.origin());
+    if let Some(origin) = origin
+        .as_ref()
+        .filter(|origin| own_page.as_ref() != Some(*origin))
+    {
         names
             .origin(origin, &host, &raw_host, socket)
             .map_err(refused)?;
     }
-    forwarding(app, wire, &mut request)?;
+    forwarding(app, wire, front.is_some(), &mut request)?;
     let raw_path = request.uri().path().to_owned();
     let placed = place(&raw_path);
     let served = match *request.method() {
@@ -180,6 +213,7 @@ fn admit(
         wire: wire.clone(),
         hint,
         origin: origin.map(Into::into),
+        front,
         admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {
@@ -199,6 +233,20 @@ fn admit(
         parts,
         Body::new(body),
     )))
+}
+
+/// The request as Tailscale brought it, and for a socket also whose it is; `None` for any other.
+async fn brought(app: &App, wire: &Wire, request: &Request<Incoming>) -> Option<Front> {
+    let tailscale = app.tailscale.as_ref()?;
+    let mut front = tailscale.front(&wire.socket, request.headers())?;
+    let asked = request.headers().contains_key(header::UPGRADE)
+        && app.host.settings().gateway.tailscale_logins != TailscaleLogins::Nobody;
+    if asked {
+        front.identity = tailscale
+            .identify(&wire.socket, front.client, request.headers())
+            .await;
+    }
+    Some(front)
 }
 
 fn refused(why: Refused) -> Response<Body> {
@@ -235,12 +283,14 @@ fn text<B>(request: &Request<B>, name: header::HeaderName) -> Result<Option<Stri
 fn forwarding(
     app: &App,
     wire: &Wire,
+    brought: bool,
     request: &mut Request<Incoming>,
 ) -> Result<(), Response<Body>> {
     let peer = wire.socket.peer.ip().to_canonical();
     for name in FORWARDING {
         if request.headers_mut().remove(name).is_some()
             && peer.is_loopback()
+            && !brought
             && !app.proxies.contains(&peer)
         {
             return Err(refused(Refused::Forwarded));
