@@ -29,6 +29,7 @@ pub use error::StoreError;
 pub use host_db::{
     ApiKeyRow, Credential, CredentialHash, HostDb, StoreOptions, TenantId, TenantRow,
 };
+pub use migrate::has_newest_schema;
 pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};
