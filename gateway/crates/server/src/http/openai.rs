@@ -297,7 +297,11 @@ async fn completions(Extension(ask): Extension<Ask>, request: Request) -> Respon
     drop(text);
     let (tap, deltas) = run::tap();
     request.tap = stream.then_some(tap);
-    let started = match start(Cx::new(tenant, Arc::new(caller)), request).await {
+    let cx = Cx {
+        traceparent: auth::traceparent(&parts.headers),
+        ..Cx::new(tenant, Arc::new(caller))
+    };
+    let started = match start(cx, request).await {
         Ok(started) => started,
         Err(error) => return reply::rpc_error(&error),
     };

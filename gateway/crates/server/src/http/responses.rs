@@ -295,7 +295,11 @@ async fn create(Extension(ask): Extension<Ask>, request: Request) -> Response<Bo
     drop(bytes);
     let (tap, deltas) = run::tap();
     request.tap = stream.then_some(tap);
-    let started = match responses::start(Cx::new(tenant, Arc::new(caller)), request).await {
+    let cx = Cx {
+        traceparent: auth::traceparent(&parts.headers),
+        ..Cx::new(tenant, Arc::new(caller))
+    };
+    let started = match responses::start(cx, request).await {
         Ok(started) => started,
         Err(error) => return failed(&error),
     };
