@@ -12,6 +12,7 @@ import pty
 import select
 import signal
 import sys
+import termios
 import time
 
 PATIENCE_S = 60
@@ -47,6 +48,10 @@ def main():
         if missed is not None:
             break
         at = seen.find(expected.encode(), at) + len(expected.encode())
+        # A person sees the question and types; the terminal must not show it from the first letter on.
+        hidden = "not shown" in expected
+        while hidden and termios.tcgetattr(terminal)[3] & termios.ECHO and time.monotonic() < until:
+            time.sleep(0.01)
         if typed == "\0kill":
             os.kill(pid, signal.SIGKILL)
         else:

@@ -194,7 +194,13 @@ impl Tailscale {
     }
 
     fn remember(&self, claim: &Claim) -> Result<(), String> {
-        durable::write(&claim.record, claim.target.as_bytes(), Existing::Replace)
+        claim
+            .record
+            .parent()
+            .map_or(Ok(()), durable::create_dirs)
+            .and_then(|()| {
+                durable::write(&claim.record, claim.target.as_bytes(), Existing::Replace)
+            })
             .map(|_| ())
             .map_err(|e| format!("{}: {e}", claim.record.display()))
     }
