@@ -55,7 +55,11 @@ def main():
         if typed == "\0kill":
             os.kill(pid, signal.SIGKILL)
         else:
-            os.write(terminal, typed.encode() + b"\n")
+            try:
+                os.write(terminal, typed.encode() + b"\n")
+            except OSError:
+                # It has ended.
+                pass
     if missed is not None:
         os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + PATIENCE_S

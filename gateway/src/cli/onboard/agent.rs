@@ -385,7 +385,7 @@ fn failure(server: &Server, error: &ProbeError) -> Failure {
     };
     Failure::new(
         Exit::Failure,
-        format!("the server gave no answer: {}", error.message),
+        format!("{} gave no answer: {}", server.url, error.message),
         next,
     )
 }
