@@ -11,12 +11,14 @@ class Rpc {
   constructor(token, onEvent, onClose) {
     const here = new URL("rpc", document.baseURI);
     here.protocol = here.protocol === "https:" ? "wss:" : "ws:";
-    // A page cannot set headers on a WebSocket; the token travels as an offered subprotocol, which is a header too.
-    const bytes = new TextEncoder().encode(token);
+    // A page cannot set headers on a WebSocket; the token travels as an offered subprotocol, which is a header too. Without one
+    // (the tailnet vouches for who is there) nothing is offered.
+    const bytes = new TextEncoder().encode(token ?? "");
     const encoded = btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+    const offered = token === null ? ["jsonrpc"] : ["jsonrpc", "gateway.bearer." + encoded];
     this.waiting = new Map();
     this.next = 1;
-    this.socket = new WebSocket(here, ["jsonrpc", "gateway.bearer." + encoded]);
+    this.socket = new WebSocket(here, offered);
     this.opened = new Promise((resolve, reject) => {
       this.socket.addEventListener("open", resolve);
       this.socket.addEventListener("close", reject);
@@ -97,6 +99,8 @@ const textOf = (message) =>
 const app = {
   rpc: null,
   token: null,
+  /** Whether to go on when a connection is lost. */
+  wanted: false,
   key: null,
   runs: new Map(),
   tries: 0,
@@ -113,6 +117,8 @@ const app = {
       await rpc.opened;
     } catch {
       if (fresh) {
+        // Nobody gave a token: it was only tried whether one is needed.
+        if (token === null) return void view.state("signed-out", "Not connected");
         view.state("failed", "Not connected");
         view.error("The gateway did not take this token. Next step: copy it again from the file that `gateway serve` names.");
         sessionStorage.removeItem(KEY);
@@ -125,8 +131,9 @@ const app = {
     opened = true;
     this.rpc = rpc;
     this.token = token;
+    this.wanted = true;
     this.tries = 0;
-    sessionStorage.setItem(KEY, token);
+    if (token !== null) sessionStorage.setItem(KEY, token);
     view.error("");
     view.signedIn(true);
     view.state("open", "Connected");
@@ -140,10 +147,10 @@ const app = {
   },
 
   later() {
-    if (!this.token) return;
+    if (!this.wanted) return;
     const wait = RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)];
     view.state("waiting", "The gateway is not reachable; trying again");
-    setTimeout(() => this.token && !this.rpc && this.connect(this.token, false), wait);
+    setTimeout(() => this.wanted && !this.rpc && this.connect(this.token, false), wait);
   },
 
   async refresh() {
@@ -224,6 +231,7 @@ const app = {
     const rpc = this.rpc;
     this.rpc = null;
     this.token = null;
+    this.wanted = false;
     sessionStorage.removeItem(KEY);
     rpc?.close();
     $("messages").replaceChildren();
@@ -256,3 +264,5 @@ $("sign-out").addEventListener("click", () => app.signOut());
 
 const kept = sessionStorage.getItem(KEY);
 if (kept) app.connect(kept, true);
+// By a name in a tailnet the gateway may know who is there.
+else if (location.hostname.endsWith(".ts.net")) app.connect(null, true);

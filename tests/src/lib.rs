@@ -3,4 +3,5 @@
 
 pub mod process;
 pub mod telegram;
+pub mod upstream;
 pub mod ws;

@@ -101,6 +101,19 @@ impl Gateway {
         Self::start_program(program, state, &[], false)
     }
 
+    /// The same as a member of this control group.
+    ///
+    /// # Panics
+    /// As [`Gateway::start`].
+    pub fn start_in_group(state: &Path, group: &Path) -> Self {
+        let mut program = Command::new("sh");
+        program
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(group.join("cgroup.procs"))
+            .arg(gateway_bin());
+        Self::start_program(program, state, &[], false)
+    }
+
     /// The same on a file system of its own that holds `mib` MiB; `state` has to exist. `None`, said loudly, where this user may
     /// not mount one.
     ///

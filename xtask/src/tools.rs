@@ -382,7 +382,8 @@ pub fn ensure_chromium() -> Result<PathBuf> {
     apt_program("chromium", &["chromium"], "usr/lib/chromium/chromium")
 }
 
-/// Avahi and a message bus for it, for the tests of discovery: programs of others that find us, in namespaces of their own.
+/// Avahi with a message bus for it, and BIND's reader of zones, for the tests of discovery: programs of others that find us, in
+/// namespaces of their own.
 pub fn ensure_avahi() -> Result<Vec<(&'static str, PathBuf)>> {
     if sh::which("apt-get").is_none() && sh::which("avahi-browse").is_none() {
         return Err("there is no avahi-browse and no apt-get to get it with".to_owned());
@@ -406,6 +407,12 @@ pub fn ensure_avahi() -> Result<Vec<(&'static str, PathBuf)>> {
             "dbus-daemon",
             "dbus",
             "usr/bin/dbus-daemon",
+        ),
+        (
+            "GATEWAY_CHECKZONE",
+            "named-checkzone",
+            "bind9-utils",
+            "usr/bin/named-checkzone",
         ),
     ] {
         let program = match sh::which(name) {

@@ -126,6 +126,7 @@ fn add(global: &Global, kind: &str, account: &str, secret_stdin: bool) -> Result
             &Secret::new(secret::read_stdin()?),
         )?;
         secret::warn(set.warning.as_deref());
+        secret::note(&state_dir, &global.tenant, &name, set.replaced)?;
     }
     let added = channels_add(&state_dir, &global.tenant, kind, account)?;
     let result = json!({

@@ -15,6 +15,7 @@ mod doctor;
 mod health;
 mod man;
 mod migrate;
+mod onboard;
 mod outbox;
 pub mod output;
 mod pairing;
@@ -95,6 +96,8 @@ impl Pins {
 enum Command {
     /// Start the gateway; makes the state directory at the first start.
     Serve(serve::Args),
+    /// First run: an agent that answers, a channel, who may connect, a service. Goes on where it was cut off.
+    Onboard(onboard::Args),
     /// Call a method of the running gateway.
     Call(call::Args),
     /// What is running: version, agents, sessions, channels.
@@ -185,6 +188,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let global = &cli.global;
     let done = match cli.command {
         Command::Serve(args) => serve::run(global, args),
+        Command::Onboard(args) => onboard::run(global, args),
         Command::Call(args) => block_on(call::run(global, args)),
         Command::Status => block_on(status::run(global)),
         Command::Health => block_on(health::run(global)),
@@ -219,7 +223,7 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 /// Runs a client command: one thread is plenty for one connection.
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -286,6 +290,9 @@ mod tests {
             "gateway serve",
             "gateway serve --wasm-dir D --state-dir S --port 18789 --bind loopback --token T",
             "gateway serve --bind 192.0.2.1 --upstream http://h/v1 --model m --api-key-env K",
+            "gateway onboard --agent echo --channel none --non-interactive --json",
+            "gateway onboard --upstream http://h/v1 --model m --api-key-stdin --channel telegram --channel-token-env T",
+            "gateway onboard --bind lan --tls --port 1 --service user --no-start --again",
             "gateway call health",
             "gateway call chat.send --params {} --url ws://127.0.0.1:1 --token t --json",
             "gateway status --json",
@@ -373,6 +380,9 @@ mod tests {
             "gateway apikey create --name ci --expires soon",
             "gateway apikey create",
             "gateway completion tcl",
+            "gateway onboard --api-key-stdin --channel-token-stdin",
+            "gateway onboard --tls --no-tls",
+            "gateway onboard --no-api-key --api-key-env K",
             "gateway status --tls-fingerprint sha256:00",
             "gateway tls rotate --now --finish",
             "gateway cron add --name n --every 1h --at 20m --message hi",

@@ -1,9 +1,11 @@
 //! `gateway secret set NAME` (the value comes on standard input)
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 
 use clap::Subcommand;
 use gateway_config::{Secret, secret_set};
+use gateway_core::audit::{Aside, append_aside};
 use serde_json::json;
 
 use super::Global;
@@ -27,7 +29,10 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
     let value = Secret::new(read_stdin()?);
     let set = secret_set(&state_dir, &global.tenant, &name, &value)?;
     warn(set.warning.as_deref());
-    let result = json!({ "name": name, "tenant": global.tenant, "path": set.path, "replaced": set.replaced });
+    let noted = note(&state_dir, &global.tenant, &name, set.replaced)?;
+    let result = json!({
+        "name": name, "tenant": global.tenant, "path": set.path, "replaced": set.replaced, "audited": noted,
+    });
     print(global.json, &result, |_| {
         let what = if set.replaced { "replaced" } else { "stored" };
         format!(
@@ -35,6 +40,27 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             set.path.display()
         )
     })
+}
+
+/// Writes into the audit log that a secret was stored, where no gateway runs that does so itself when the secret is one of its
+/// own. Gives whether it is there now.
+pub fn note(state_dir: &Path, tenant: &str, name: &str, replaced: bool) -> Result<bool, Failure> {
+    let now_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    let object = json!({ "name": name, "replaced": replaced });
+    let written = super::block_on(async {
+        Ok(append_aside(state_dir, tenant, "secret.set", object, now_ms).await)
+    })?;
+    match written {
+        Ok(Aside::Written) => return Ok(true),
+        Ok(Aside::NoStore | Aside::Running) => {}
+        Ok(Aside::OldStore) => warn(Some(
+            "the stores wait for the next start of this version: this is not in the audit log",
+        )),
+        Err(e) => warn(Some(&format!("this is not in the audit log: {e}"))),
+    }
+    Ok(false)
 }
 
 /// Reads a secret from standard input. A terminal is told what is waited for; it shows what is typed.

@@ -665,6 +665,7 @@ fn token_source(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn default_state_dir() -> Option<PathBuf> {
+/// The state directory of a command that names none.
+pub(super) fn default_state_dir() -> Option<PathBuf> {
     super::state_dir(None, |name| std::env::var_os(name).map(PathBuf::from)).ok()
 }

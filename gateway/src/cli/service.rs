@@ -43,6 +43,14 @@ pub struct Where {
 }
 
 impl Where {
+    /// Systemd's own place for this user, or for the machine.
+    pub fn usual(system: bool) -> Self {
+        Self {
+            system,
+            unit_dir: None,
+        }
+    }
+
     fn path(&self) -> Result<PathBuf, Failure> {
         let set = |name: &str| {
             std::env::var_os(name)
@@ -230,7 +238,8 @@ fn unit(global: &Global, place: &Where) -> Result<String, Failure> {
     Ok(unit)
 }
 
-fn install(global: &Global, place: &Where, no_start: bool) -> Result<(), Failure> {
+/// Writes the unit, has it checked, and starts it if that is wanted.
+pub fn put(global: &Global, place: &Where, no_start: bool) -> Result<Value, Failure> {
     let text_of = unit(global, place)?;
     let path = place.path()?;
     let dir = path.parent().unwrap_or(Path::new("/"));
@@ -241,10 +250,19 @@ fn install(global: &Global, place: &Where, no_start: bool) -> Result<(), Failure
         place.systemctl(&["daemon-reload"])?;
         place.systemctl(&["enable", "--now", UNIT])?;
     }
-    let told =
-        json!({ "unit": path, "started": !no_start, "verify": checked.0, "exposure": checked.1 });
+    Ok(json!({ "unit": path, "started": !no_start, "verify": checked.0, "exposure": checked.1 }))
+}
+
+/// Whether the unit is there as this program would write it.
+pub fn is_current(global: &Global, place: &Where) -> Result<bool, Failure> {
+    let wanted = unit(global, place)?;
+    Ok(std::fs::read_to_string(place.path()?).is_ok_and(|had| had == wanted))
+}
+
+fn install(global: &Global, place: &Where, no_start: bool) -> Result<(), Failure> {
+    let told = put(global, place, no_start)?;
     print(global.json, &told, |told| {
-        let mut lines = vec![format!("wrote    {}", clean(&path.display().to_string()))];
+        let mut lines = vec![format!("wrote    {}", text(told, "unit"))];
         lines.push(format!("verify   {}", text(told, "verify")));
         if told["exposure"].is_string() {
             lines.push(format!("exposure {}", text(told, "exposure")));
@@ -321,9 +339,7 @@ fn uninstall(global: &Global, place: &Where) -> Result<(), Failure> {
 fn status(global: &Global, place: &Where) -> Result<(), Failure> {
     let path = place.path()?;
     let installed = path.exists();
-    let current = installed
-        && std::fs::read_to_string(&path)
-            .is_ok_and(|had| unit(global, place).is_ok_and(|u| u == had));
+    let current = installed && is_current(global, place).unwrap_or(false);
     // It ends with another code than 0 when the service does not run; what it says is what is wanted.
     let mut ask = Process::new("systemctl");
     if !place.system {

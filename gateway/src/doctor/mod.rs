@@ -119,6 +119,7 @@ pub fn look(place: &Place) -> Vec<Finding> {
         checks::running::stops,
         checks::running::gateway,
         checks::running::discovery,
+        checks::running::tailscale,
     ] {
         found.extend(check(place));
     }

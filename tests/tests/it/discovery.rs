@@ -393,3 +393,81 @@ fn where_nothing_can_be_announced_everything_else_works() {
         assert!(tries <= 1, "{}", running.log());
     }
 }
+
+/// The zone is read by the reader of a name server that is not ours, and says what mDNS says.
+#[test]
+fn the_zone_is_one_that_a_name_server_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let Some(checkzone) = tool("GATEWAY_CHECKZONE", "named-checkzone") else {
+        eprintln!("!!! LEFT OUT: there is no named-checkzone");
+        return;
+    };
+    let domain = "gw.example.org";
+    let config = format!(
+        "{{ gateway: {{ bind: \"lan\", tls: {{ enabled: true }} }}, discovery: {{ mdns: {{ mode: \"full\" }}, wideArea: {{ domain: {domain:?} }} }} }}"
+    );
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("gateway.json5"), config).unwrap();
+    let gateway = gateway_tests::process::Gateway::start(&state, &[]);
+    let written = state.join("dns").join(format!("{domain}.db"));
+    let started = Instant::now();
+    while !written.exists() {
+        assert!(started.elapsed() < PATIENCE, "no zone was written");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let printed = state.with_extension("zone");
+    let (ok, out, err) = gateway.cli(&[
+        "dns",
+        "zone",
+        "--domain",
+        domain,
+        "--address",
+        "2001:db8::7",
+    ]);
+    assert!(ok, "{out}{err}");
+    std::fs::write(&printed, out).unwrap();
+    for zone in [&written, &printed] {
+        let output = Command::new(&checkzone)
+            .args([
+                "-D", "-q", "-i", "full", "-k", "fail", "-n", "fail", "-r", "fail", domain,
+            ])
+            .arg(zone)
+            .output()
+            .unwrap();
+        let dump = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{dump}{said}");
+        // As the server understood it: one record a line, names in full.
+        let lines: Vec<String> = dump
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let line = |of: &str| {
+            let found = lines.iter().find(|line| line.contains(of));
+            found.unwrap_or_else(|| panic!("no {of} in {dump}"))
+        };
+        let service = format!("_openclaw-gw._tcp.{domain}.");
+        let instance = line(&format!("{service} 60 IN PTR "))
+            .rsplit(' ')
+            .next()
+            .unwrap();
+        assert!(instance.ends_with(&format!(".{service}")), "{dump}");
+        let target = line(&format!("{instance} 60 IN SRV 0 0 {} ", gateway.port))
+            .rsplit(' ')
+            .next()
+            .unwrap();
+        let address = line(&format!("{target} 60 IN A"));
+        let given = address.ends_with(" AAAA 2001:db8::7");
+        assert_eq!(given, zone == &printed, "{address}");
+        let text = line(&format!("{instance} 60 IN TXT "));
+        for word in [
+            "\"role=gateway\"",
+            "\"gatewayTls=1\"",
+            "\"gatewayTlsSha256=",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+    gateway.stop();
+}

@@ -294,3 +294,228 @@ fn plugins_that_are_missing_or_another_are_told() {
     look.well("port");
     gateway.stop();
 }
+
+#[test]
+fn secrets_that_cannot_be_read_or_are_empty_are_told_with_whose_they_are() {
+    let (_dir, state) = place();
+    let of = state.join("secrets/acme");
+    std::fs::create_dir_all(of.join("a-directory")).unwrap();
+    std::fs::write(of.join("empty"), "").unwrap();
+    for path in [&of, &of.join("a-directory")] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    std::fs::set_permissions(of.join("empty"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let look = doctor(&state, &[]);
+    look.says(
+        "secrets",
+        "error",
+        &["a-directory", "cannot be read", "chmod 600"],
+    );
+    look.says(
+        "secrets",
+        "error",
+        &["empty is empty", "gateway secret set empty --tenant acme"],
+    );
+    assert_eq!(look.code, 1);
+    std::fs::remove_dir_all(&of).unwrap();
+    doctor(&state, &[]).well("secrets");
+}
+
+#[test]
+fn a_secret_that_its_owner_may_not_read_is_found() {
+    let (dir, state) = place();
+    std::fs::set_permissions(
+        state.join("secrets/main/gateway-token"),
+        std::fs::Permissions::from_mode(0o000),
+    )
+    .unwrap();
+    // Root reads everything, so somebody else has to look at a place of his own.
+    let given = Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(dir.path())
+        .stderr(Stdio::null())
+        .status();
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(gateway_bin())
+        .args(["doctor", "--json", "--state-dir"])
+        .arg(&state)
+        .env_remove("GATEWAY_URL")
+        .stdin(Stdio::null())
+        .output();
+    let (Ok(true), Ok(output)) = (given.map(|s| s.success()), output) else {
+        eprintln!("!!! LEFT OUT: no second user (root, setpriv)");
+        return;
+    };
+    let Ok(told) = serde_json::from_slice(&output.stdout) else {
+        eprintln!("!!! LEFT OUT: the second user cannot run the program");
+        return;
+    };
+    let code = output.status.code().unwrap();
+    let look = Look { told, code };
+    look.says(
+        "secrets",
+        "error",
+        &["gateway-token", "Permission denied", "chmod 600"],
+    );
+    look.says("config", "error", &["gateway-token"]);
+}
+
+#[test]
+fn copies_of_a_backup_that_was_killed_are_swept() {
+    let (dir, state) = place();
+    // The copies stand still while they are packed: then it is killed.
+    let archive = dir.path().join("backup.tar.gz");
+    let snapshots = state.join("snapshots");
+    let mut left = false;
+    for _ in 0..20 {
+        let mut child = Command::new(gateway_bin())
+            .args(["backup", "create"])
+            .arg(&archive)
+            .arg("--state-dir")
+            .arg(&state)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while child.try_wait().unwrap().is_none() {
+            left = std::fs::read_dir(&snapshots).is_ok_and(|d| d.flatten().count() > 0);
+            if left {
+                let _ = child.kill();
+                break;
+            }
+        }
+        child.wait().unwrap();
+        left = left && std::fs::read_dir(&snapshots).is_ok_and(|d| d.flatten().count() > 0);
+        if left {
+            break;
+        }
+        let _ = std::fs::remove_file(&archive);
+    }
+    assert!(left, "no backup could be cut off");
+    doctor(&state, &[]).says("leftovers", "warning", &["1 unfinished", "doctor --fix"]);
+    let after = doctor(&state, &["--fix"]);
+    after.well("leftovers");
+    assert!(
+        after.told["fixed"].to_string().contains("removed 1"),
+        "{}",
+        after.told
+    );
+}
+
+#[test]
+fn files_of_nobody_and_a_clock_that_was_set_back_are_told() {
+    let (_dir, state) = place();
+    let tenants = state.join("tenants");
+    let own = std::fs::read_dir(&tenants)
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path();
+    let lost = tenants.join("aaaaaaaaaaaaaaaa");
+    std::fs::create_dir(&lost).unwrap();
+    std::fs::set_permissions(&lost, std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::copy(own.join("tenant.sqlite"), lost.join("tenant.sqlite")).unwrap();
+    let look = doctor(&state, &[]);
+    look.says("orphans", "warning", &["aaaaaaaaaaaaaaaa", "remove them"]);
+    look.well("stores");
+    std::fs::remove_dir_all(&lost).unwrap();
+    doctor(&state, &[]).well("orphans");
+
+    let file = std::fs::File::options()
+        .append(true)
+        .open(state.join("host.sqlite"))
+        .unwrap();
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(2 * 3_600);
+    file.set_modified(ahead).unwrap();
+    let look = doctor(&state, &[]);
+    look.says(
+        "clock",
+        "warning",
+        &["minutes newer than now", "timedatectl"],
+    );
+    assert_eq!(look.code, 0, "{}", look.told);
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    doctor(&state, &[]).well("clock");
+}
+
+#[test]
+fn another_version_that_runs_is_told() {
+    let (_dir, state) = place();
+    let gateway = Gateway::start(&state, &[]);
+    let file = state.join("run/gateway.json");
+    let mut run: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    run["version"] = "0.0.1".into();
+    std::fs::write(&file, run.to_string()).unwrap();
+    let look = doctor(&state, &[]);
+    look.says("gateway", "warning", &["0.0.1 runs", "restart the gateway"]);
+    gateway.stop();
+}
+
+/// In a network that nobody else is in: no multicast, and the running gateway says so.
+#[test]
+fn a_gateway_that_cannot_announce_itself_is_told() {
+    let (_dir, state) = place();
+    let mut child = match Command::new("unshare")
+        .args(["-n", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+        .arg(gateway_bin())
+        .args([
+            "serve",
+            "--tls",
+            "--bind",
+            "lan",
+            "--port",
+            "0",
+            "--state-dir",
+        ])
+        .arg(&state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+    {
+        Ok(child) => child,
+        Err(e) => {
+            eprintln!("!!! LEFT OUT: no network namespaces ({e})");
+            return;
+        }
+    };
+    let started = std::time::Instant::now();
+    let patience = std::time::Duration::from_secs(60);
+    let said = loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            eprintln!("!!! LEFT OUT: this user may not make network namespaces ({status})");
+            return;
+        }
+        let output = Command::new("nsenter")
+            .args(["-t", &child.id().to_string(), "-n"])
+            .arg(gateway_bin())
+            .args(["doctor", "--json", "--state-dir"])
+            .arg(&state)
+            .env_remove("GATEWAY_URL")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        if let Ok(told) = serde_json::from_slice(&output.stdout) {
+            let code = output.status.code().unwrap();
+            let look = Look { told, code };
+            if look.of("discovery").iter().any(|(s, _)| s == "warning") {
+                break look;
+            }
+        }
+        assert!(
+            started.elapsed() < patience,
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    said.says(
+        "discovery",
+        "warning",
+        &["cannot announce itself", "discovery.mdns.mode"],
+    );
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gateway_tests::process::{Gateway, gateway_bin, guests_dir};
+use gateway_tests::upstream::Upstream;
 use serde_json::{Value, json};
 
 use crate::trace::post;
@@ -489,6 +490,13 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         ),
     );
     let traced = traced.replace("dmPolicy: \"pairing\"", "dmPolicy: \"open\"");
+    let upstream = Upstream::start(None, "m", "canary-text of the model");
+    let agent = format!(
+        "main: {{ backend: \"openai\", baseUrl: {:?}, model: \"m\" }}",
+        upstream.url()
+    );
+    let traced = traced.replace("main: { backend: \"echo\" }", &agent);
+    assert!(traced.contains(&agent), "{traced}");
     assert!(traced.contains("dmPolicy: \"open\""), "{traced}");
     std::fs::write(&config, traced).unwrap();
     let wasm = guests_dir();
@@ -500,7 +508,13 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         .build()
         .unwrap();
     let event = json!({"id": "1", "from": {"id": "una"}, "text": "canary-text", "reply": "hold"});
-    let signed = [("x-webhook-secret", secret.trim())];
+    // The sender has a trace of its own, and its span is what comes before.
+    let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+    let parent = format!("00-{trace}-{span}-01");
+    let signed = [
+        ("x-webhook-secret", secret.trim()),
+        ("traceparent", &*parent),
+    ];
     let path = "/channels/webhook/default/inbound";
     let (status, body) = runtime.block_on(post(gateway.port, path, &signed, &event));
     assert!(
@@ -551,7 +565,27 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         before = to;
     }
     assert_eq!(number(root, "endTimeUnixNano"), before);
-    assert_eq!(root["traceId"].as_str().unwrap().len(), 32);
+    assert_eq!(root["traceId"], trace);
+    assert_eq!(root["parentSpanId"], span);
+    // The model server is told whose trace it is, below the span of the message.
+    let told = |n: usize| upstream.asked()[n].header("traceparent").map(str::to_owned);
+    let below = format!("00-{trace}-{}-01", root["spanId"].as_str().unwrap());
+    assert_eq!(told(0), Some(below));
+    // Requests of programs pass theirs on; without one, or with nonsense, nothing is told.
+    let bearer = format!("Bearer {}", gateway.token());
+    for (given, passed) in [
+        (Some(&*parent), Some(parent.clone())),
+        (Some("00-nonsense"), None),
+        (None, None),
+    ] {
+        let mut headers = vec![("authorization", &*bearer)];
+        headers.extend(given.map(|given| ("traceparent", given)));
+        let ask = json!({"model": "openclaw", "messages": [{"role": "user", "content": "hi"}]});
+        let (status, body) =
+            runtime.block_on(post(gateway.port, "/v1/chat/completions", &headers, &ask));
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(told(upstream.asked().len() - 1), passed);
+    }
     assert!(!json!(spans).to_string().contains("canary"), "{spans:?}");
     // It is counted when the collector has answered.
     let exported = "gateway_spans_total{outcome=\"exported\"} ";
@@ -564,4 +598,54 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         assert!(began.elapsed() < Duration::from_secs(90), "{metrics}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// A secret that a command stores is written down, whether or not a gateway runs, and the chain stays whole.
+#[test]
+fn a_secret_that_a_command_stores_is_in_the_audit_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let set = |name: &str| {
+        let mut child = std::process::Command::new(gateway_tests::process::gateway_bin())
+            .args(["secret", "set", name, "--json", "--state-dir"])
+            .arg(&state)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, b"canary-secret-0123456789abcdef").unwrap();
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["audited"].clone()
+    };
+    // Before the first start there is no log to write to.
+    assert_eq!(set("early"), false);
+    Gateway::start(&state, &[]).stop();
+    assert_eq!(set("provider-key"), true);
+    assert_eq!(set("provider-key"), true);
+    let gateway = Gateway::start(&state, &[]);
+    assert_eq!(set("while-it-runs"), false, "its log is the gateway's own");
+    let (ok, out, err) = gateway.cli(&["audit", "list", "--json"]);
+    assert!(ok, "{out}{err}");
+    assert!(!out.contains("canary-secret"), "{out}");
+    let told: Value = serde_json::from_str(&out).unwrap();
+    let entries: Vec<&Value> = told["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["action"] == "secret.set")
+        .collect();
+    assert_eq!(entries.len(), 2, "{out}");
+    let text = format!("{entries:?}");
+    assert!(
+        text.contains("provider-key") && text.contains("command"),
+        "{text}"
+    );
+    let replaced = |n: usize| entries[n].to_string().contains("\"replaced\":true");
+    assert!(replaced(0) != replaced(1), "{text}");
+    let (ok, out, err) = gateway.cli(&["audit", "verify", "--json"]);
+    assert!(ok, "{out}{err}");
+    assert!(gateway.stop().success());
 }

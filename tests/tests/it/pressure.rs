@@ -318,3 +318,123 @@ async fn short_of_memory_those_who_do_not_read_go_first() {
     turn(&mut again, "after").await;
     println!("felt after {sent} messages of 120 kB");
 }
+
+/// A control group of this test, removed at its end.
+struct Group {
+    dir: std::path::PathBuf,
+    limit: &'static str,
+    used: &'static str,
+    inactive: &'static str,
+}
+
+impl Group {
+    /// `None`, said loudly, where none with a limit of memory can be made.
+    fn new(limit: u64) -> Option<Self> {
+        let name = format!("gateway-test-{}", std::process::id());
+        let kinds = [
+            ("", "memory.max", "memory.current", "inactive_file "),
+            (
+                "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file ",
+            ),
+        ];
+        for (base, limit_file, used, inactive) in kinds {
+            let base = std::path::Path::new("/sys/fs/cgroup").join(base);
+            // Only in what is a mount of control groups: elsewhere this would be any folder.
+            if !base.join("cgroup.procs").exists() {
+                continue;
+            }
+            let group = Self {
+                dir: base.join(&name),
+                limit: limit_file,
+                used,
+                inactive,
+            };
+            if std::fs::create_dir(&group.dir).is_ok() && group.set(limit) {
+                return Some(group);
+            }
+        }
+        eprintln!("!!! LEFT OUT: this user may not make control groups with a limit of memory");
+        None
+    }
+
+    fn set(&self, limit: u64) -> bool {
+        std::fs::write(self.dir.join(self.limit), limit.to_string()).is_ok()
+    }
+
+    fn used(&self) -> u64 {
+        let read = |file: &str| std::fs::read_to_string(self.dir.join(file)).unwrap();
+        let inactive = read("memory.stat")
+            .lines()
+            .find_map(|line| line.strip_prefix(self.inactive)?.parse::<u64>().ok())
+            .unwrap();
+        read(self.used).trim().parse::<u64>().unwrap() - inactive
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The last process may just be leaving.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.dir).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The limit of the control group that the process really is in is felt, without a word in the configuration.
+/// Covers: F28.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_a_control_group_is_felt() {
+    let Some(group) = Group::new(512 * 1024 * 1024) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let gateway = Gateway::start_in_group(&state, &group.dir);
+    let mut ws = Ws::connect(gateway.port, "/", &gateway.token())
+        .await
+        .unwrap();
+    turn(&mut ws, "before").await;
+    let welcome = || async {
+        let mut answer = [0_u8; 12];
+        let mut socket = TcpStream::connect(("127.0.0.1", gateway.port))
+            .await
+            .unwrap();
+        let head = format!(
+            "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1:{}\r\n\r\n",
+            gateway.port
+        );
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, head.as_bytes()).await;
+        let look = tokio::io::AsyncReadExt::read_exact(&mut socket, &mut answer);
+        let came = tokio::time::timeout(Duration::from_secs(10), look).await;
+        came.is_ok_and(|r| r.is_ok()) && answer == *b"HTTP/1.1 200"
+    };
+    assert!(welcome().await);
+    // Nine tenths of what it may hold.
+    let limit = group.used() * 100 / 90;
+    assert!(group.set(limit));
+    let began = std::time::Instant::now();
+    while welcome().await {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the limit of {limit} bytes is not felt"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    turn(&mut ws, "in-need").await;
+    assert!(group.set(512 * 1024 * 1024));
+    while !welcome().await {
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "there is room, and it is not seen"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    turn(&mut ws, "after").await;
+    assert!(gateway.stop().success());
+}

@@ -20,6 +20,7 @@ mod network;
 mod openclaw;
 pub mod options;
 mod path;
+pub mod program;
 mod redact;
 mod reload;
 pub mod schedule;

@@ -18,7 +18,7 @@ use crate::options::{
     BootOnErrorOption, BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption,
     GatewayModeOption, GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption,
     LoggingOptions, MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions,
-    SecretRef, SessionOptions, TlsOptions,
+    SecretRef, SessionOptions, TailscaleModeOption, TailscaleOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -411,6 +411,8 @@ impl Resolver<'_> {
             limits: limits(&o.gateway.limits),
             tls: self.tls(&o.gateway.tls),
             remote_mode: matches!(o.gateway.mode, Some(GatewayModeOption::Remote)),
+            tailscale: self.tailscale(&o.gateway.tailscale),
+            tailscale_logins: self.tailscale_logins(o),
         };
         // Checked here too, so that a slip is told before a command needs it; its secrets are read by commands only.
         self.remote_place(&o.gateway.remote);
@@ -652,6 +654,85 @@ impl Resolver<'_> {
             }
         };
         TlsSettings { enabled, source }
+    }
+
+    fn tailscale(&mut self, o: &TailscaleOptions) -> Option<TailscaleSettings> {
+        let mode = match o.mode {
+            None | Some(TailscaleModeOption::Off) => return None,
+            Some(TailscaleModeOption::Serve) => TailscaleMode::Serve,
+            Some(TailscaleModeOption::Funnel) => TailscaleMode::Funnel,
+        };
+        let program = o.program.as_ref().map(PathBuf::from);
+        if program.as_ref().is_some_and(|path| !path.is_absolute()) {
+            self.bad(
+                "gateway.tailscale.program",
+                "the program is not named by its full path",
+                "write /full/path/of/tailscale, or leave the key out",
+            );
+        }
+        let https_port = o.https_port.unwrap_or(443);
+        // The ports that a funnel can have; the same for both, so that a change of the mode changes no address.
+        if ![443, 8443, 10_000].contains(&https_port) {
+            self.bad(
+                "gateway.tailscale.httpsPort",
+                "not a port that Tailscale serves to everybody",
+                "write 443, 8443 or 10000",
+            );
+        }
+        Some(TailscaleSettings {
+            mode,
+            reset_on_exit: o.reset_on_exit.unwrap_or(false),
+            program,
+            https_port,
+        })
+    }
+
+    fn tailscale_logins(&mut self, o: &Options) -> TailscaleLogins {
+        for (slug, tenant) in &o.tenants {
+            if tenant.auth.allow_tailscale.is_some() {
+                self.bad(
+                    &format!("{}.auth.allowTailscale", join_key("tenants", slug)),
+                    "this is set once for the gateway",
+                    "write gateway.auth.allowTailscale, and the tenant's logins into gateway.tailscale.logins",
+                );
+            }
+        }
+        let mut logins = BTreeMap::new();
+        for (login, slug) in &o.gateway.tailscale.logins {
+            let path = join_key("gateway.tailscale.logins", login);
+            if login.is_empty()
+                || login.len() > 320
+                || login.chars().any(|c| c.is_control() || c == ' ')
+            {
+                self.bad(
+                    &path,
+                    "not a login",
+                    "write it as `tailscale whois` prints it",
+                );
+            } else if slug != MAIN_TENANT && !o.tenants.contains_key(slug) {
+                self.bad(
+                    &path,
+                    "there is no such tenant",
+                    "name main or one of `tenants`",
+                );
+            } else {
+                logins.insert(login.clone(), slug.clone());
+            }
+        }
+        if o.gateway.auth.allow_tailscale != Some(true) {
+            return TailscaleLogins::Nobody;
+        }
+        if !logins.is_empty() {
+            return TailscaleLogins::Listed(logins);
+        }
+        if o.tenants.is_empty() {
+            return TailscaleLogins::Everybody;
+        }
+        self.warn(
+            "gateway.auth.allowTailscale",
+            "with further tenants only listed logins are let in, and gateway.tailscale.logins is empty",
+        );
+        TailscaleLogins::Nobody
     }
 
     /// What of `gateway.remote` is no secret: address and pins.

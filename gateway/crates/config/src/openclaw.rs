@@ -273,9 +273,13 @@ impl Importer {
                 "off, as here",
             );
         }
+        for key in ["mode", "resetOnExit"] {
+            self.copy_known(&["gateway", "tailscale", key]);
+        }
+        self.copy_known(&["gateway", "auth", "allowTailscale"]);
         self.unsupported(
             &["gateway", "tailscale"],
-            "use the tailscale program or a reverse proxy",
+            "no Tailscale settings of this kind here",
         );
         if self
             .get(&["gateway", "http", "endpoints", "chatCompletions"])

@@ -131,6 +131,38 @@ pub struct GatewayOptions {
     /// The gateway that commands talk to in mode `remote`.
     #[schemars(extend("x-reload" = "live"))]
     pub remote: RemoteOptions,
+    /// A name in the tailnet of this machine, by the `tailscale` program. Needs bind `loopback`.
+    pub tailscale: TailscaleOptions,
+}
+
+/// A name in a tailnet: Tailscale brings HTTPS and the way there, the gateway stays on loopback.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TailscaleOptions {
+    /// `off` (default), `serve` (the tailnet) or `funnel` (everybody; needs `gateway.auth.mode` `password`).
+    pub mode: Option<TailscaleModeOption>,
+    /// Whether the name is given back when the gateway stops (default false).
+    pub reset_on_exit: Option<bool>,
+    /// Full path of the program (default: the first `tailscale` of PATH).
+    pub program: Option<String>,
+    /// HTTPS port of the name: 443 (default), 8443 or 10000.
+    pub https_port: Option<u16>,
+    /// Logins that are let in by `gateway.auth.allowTailscale`, each with the tenant that it belongs to, for example `{ "una@example.org": "main" }`. Empty: every login of the tailnet, for the tenant `main`, while there is no further tenant; with further tenants nobody.
+    #[schemars(extend("x-reload" = "live"))]
+    pub logins: BTreeMap<String, String>,
+}
+
+/// Written use of Tailscale.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum TailscaleModeOption {
+    /// None.
+    Off,
+    /// For the tailnet.
+    Serve,
+    /// For everybody.
+    Funnel,
 }
 
 /// TLS of the listener (1.2 and 1.3). A change of the files is taken up while the gateway runs; a change of these keys needs a restart.
@@ -182,6 +214,8 @@ pub struct AuthOptions {
     pub token: Option<SecretRef>,
     /// The password of mode `password`.
     pub password: Option<SecretRef>,
+    /// Whether who comes through `gateway.tailscale` in mode `serve` is let in by its login there, without a token, at the built-in page and the WebSockets, to read and to write (default false; only in `gateway.auth`, for all tenants). The login is checked by `tailscale whois`; `gateway.tailscale.logins` says which.
+    pub allow_tailscale: Option<bool>,
 }
 
 /// Written authentication mode.

@@ -11,6 +11,20 @@ pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
 /// Secrets shorter than this are not looked for inside other texts (they would hit by chance), in bytes.
 const MIN_SEARCHED_BYTES: usize = 8;
 
+fn tailscale(gateway: &GatewaySettings) -> Value {
+    let mut shown = match &gateway.tailscale {
+        None => json!({ "mode": "off" }),
+        Some(t) => json!({
+            "mode": t.mode.as_str(), "resetOnExit": t.reset_on_exit, "program": t.program,
+            "httpsPort": t.https_port,
+        }),
+    };
+    if let TailscaleLogins::Listed(logins) = &gateway.tailscale_logins {
+        shown["logins"] = json!(logins);
+    }
+    shown
+}
+
 /// The resolved settings of one tenant in the shape of the file, with [`REDACTED`] for every secret. Values of
 /// free-form plugin configuration whose key sounds like a secret are hidden too, and so is any text that contains a
 /// secret of the settings. Nothing of other tenants is in it.
@@ -34,6 +48,11 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             json!(settings.gateway.trusted_proxies),
         );
         map.insert("tls".to_owned(), tls(&settings.gateway.tls));
+        map.insert("tailscale".to_owned(), tailscale(&settings.gateway));
+        if let Some(auth) = map.get_mut("auth") {
+            auth["allowTailscale"] =
+                json!(settings.gateway.tailscale_logins != TailscaleLogins::Nobody);
+        }
         map.insert(
             "mode".to_owned(),
             json!(if settings.gateway.remote_mode {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::{ConfigError, Problem};
 use crate::path::split_path;
 use crate::schema;
-use crate::settings::{AuthMode, MAIN_TENANT, Settings, TenantSettings};
+use crate::settings::{AuthMode, MAIN_TENANT, Settings, TailscaleMode, TenantSettings};
 use crate::source::join_key;
 use crate::written::below;
 
@@ -256,6 +256,9 @@ impl Settings {
         self.gateway.bind = running.gateway.bind;
         self.gateway.tls.clone_from(&running.gateway.tls);
         self.gateway.remote_mode = running.gateway.remote_mode;
+        self.gateway
+            .tailscale
+            .clone_from(&running.gateway.tailscale);
         self.discovery.clone_from(&running.discovery);
         self.plugins_dir.clone_from(&running.plugins_dir);
         self.otlp.clone_from(&running.otlp);
@@ -264,7 +267,28 @@ impl Settings {
         self.plugins_bundled = running.plugins_bundled;
         self.logging.format = running.logging.format;
         self.logging.file.clone_from(&running.logging.file);
+        let funnel = self
+            .gateway
+            .tailscale
+            .as_ref()
+            .is_some_and(|t| t.mode == TailscaleMode::Funnel);
         let open = self.tenants.values().any(|t| t.auth.mode == AuthMode::None);
+        let weak = funnel && self.main().auth.mode != AuthMode::Password;
+        if weak || (open && self.gateway.tailscale.is_some()) {
+            return Err(ConfigError {
+                file: Some(self.config_path.clone()),
+                problems: vec![Problem {
+                    path: "gateway.auth.mode".to_owned(),
+                    help: "restart the gateway with gateway.tailscale.mode: \"off\" first"
+                        .to_owned(),
+                    ..Problem::unplaced(
+                        "the running gateway is reached through Tailscale, which needs authentication (a funnel a password)",
+                    )
+                }],
+                next: "the running gateway was left as it is".to_owned(),
+                files: Vec::new(),
+            });
+        }
         if open && !self.gateway.bind.is_loopback() {
             return Err(ConfigError {
                 file: Some(self.config_path.clone()),

@@ -102,6 +102,54 @@ pub struct GatewaySettings {
     pub tls: TlsSettings,
     /// True in mode `remote`: no gateway is to run from this configuration.
     pub remote_mode: bool,
+    /// The name in a tailnet; `None`: there is none.
+    pub tailscale: Option<TailscaleSettings>,
+    /// Who of the tailnet is let in by its login.
+    pub tailscale_logins: TailscaleLogins,
+}
+
+/// A name in a tailnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailscaleSettings {
+    /// For whom.
+    pub mode: TailscaleMode,
+    /// Whether it is given back when the gateway stops.
+    pub reset_on_exit: bool,
+    /// Full path of the program; `None`: the first one of PATH.
+    pub program: Option<PathBuf>,
+    /// HTTPS port of the name.
+    pub https_port: u16,
+}
+
+/// For whom the name in the tailnet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TailscaleMode {
+    /// The tailnet.
+    Serve,
+    /// Everybody.
+    Funnel,
+}
+
+impl TailscaleMode {
+    /// As it is written in the file, and the verb of the program.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Funnel => "funnel",
+        }
+    }
+}
+
+/// Who of the tailnet is let in by a login that Tailscale vouches for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TailscaleLogins {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Everybody, as an operator of the tenant `main`, which is the only one.
+    Everybody,
+    /// These, each as an operator of the tenant of this slug.
+    Listed(BTreeMap<String, String>),
 }
 
 /// TLS of the listener.

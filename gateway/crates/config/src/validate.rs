@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::load::Resolver;
-use crate::settings::{AuthMode, MAIN_TENANT, Settings};
+use crate::settings::{AuthMode, MAIN_TENANT, Settings, TailscaleMode};
 use crate::source::join_key;
 
 /// Checks what no single key can tell.
 pub(crate) fn check(settings: &Settings, cx: &mut Resolver<'_>) {
     open_gateway(settings, cx);
     clear_text(settings, cx);
+    tailnet(settings, cx);
     tenants_apart(settings, cx);
     accounts_apart(settings, cx);
 }
@@ -64,6 +65,41 @@ fn clear_text(settings: &Settings, cx: &mut Resolver<'_>) {
                 "bind is {} without TLS: tokens and messages cross the network in clear; set gateway.tls.enabled (or --tls), or bind loopback behind a TLS proxy or tunnel",
                 gateway.bind.label()
             ),
+        );
+    }
+}
+
+/// Tailscale reaches the gateway on loopback; whoever else could reach it would be told apart by nothing but headers.
+fn tailnet(settings: &Settings, cx: &mut Resolver<'_>) {
+    let Some(tailscale) = &settings.gateway.tailscale else {
+        return;
+    };
+    if !settings.gateway.bind.is_loopback() {
+        cx.bad(
+            "gateway.tailscale.mode",
+            format!(
+                "bind is {}: with Tailscale in front the gateway stays on loopback",
+                settings.gateway.bind.label()
+            ),
+            "write bind: \"loopback\", or mode: \"off\"",
+        );
+    }
+    let open = settings
+        .tenants
+        .values()
+        .any(|t| t.auth.mode == AuthMode::None);
+    if open {
+        cx.bad(
+            "gateway.tailscale.mode",
+            "others can connect then: authentication is needed",
+            "write gateway.auth.mode: \"token\" (or \"password\" for a funnel)",
+        );
+    }
+    if tailscale.mode == TailscaleMode::Funnel && settings.main().auth.mode != AuthMode::Password {
+        cx.bad(
+            "gateway.tailscale.mode",
+            "a funnel is open to everybody: it needs a password",
+            "write gateway.auth.mode: \"password\" with password: {store: \"gateway-password\"}, after `gateway secret set gateway-password`",
         );
     }
 }

@@ -2,12 +2,16 @@
 //! was refused, and what changes nothing there, right after.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use gateway_protocol::error::RpcError;
-use gateway_store::{AuditKey, NewAudit, StoreError, Write};
+use gateway_store::{
+    AuditKey, DatabaseKind, HostDb, NewAudit, StateDir, StoreError, StoreExec, StoreOptions,
+    SyncMode, TenantDb, Write, has_newest_schema,
+};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -237,6 +241,73 @@ pub(crate) fn config_reloaded(tenant: &Tenant, revision: u64, changed: &[String]
             object_json: Some(json!({"revision": revision, "changed": first(changed)}).to_string()),
         },
     );
+}
+
+/// The key of the audit logs of a state directory.
+pub(crate) fn key_of(host_db: &HostDb) -> AuditKey {
+    AuditKey(host_db.derive_key("audit log"))
+}
+
+/// What became of an entry that a command of this machine wanted to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
+    /// It is in the tenant's log.
+    Written,
+    /// There is no store of this tenant yet.
+    NoStore,
+    /// A gateway runs: its log is its own.
+    Running,
+    /// The stores wait for a start that brings them up to date; no command does that by the way.
+    OldStore,
+}
+
+/// Writes what a command of this machine did into the audit log of a tenant, while no gateway runs on the state directory.
+///
+/// # Errors
+/// When the stores cannot be used.
+pub async fn append_aside(
+    state_dir: &Path,
+    slug: &str,
+    action: &str,
+    object: Value,
+    now_ms: i64,
+) -> Result<Aside, StoreError> {
+    let host_file = state_dir.join("host.sqlite");
+    if !host_file.exists() {
+        return Ok(Aside::NoStore);
+    }
+    let state = match StateDir::open(state_dir) {
+        Err(StoreError::Locked(_)) => return Ok(Aside::Running),
+        opened => opened?,
+    };
+    if !has_newest_schema(&host_file, DatabaseKind::Host)? {
+        return Ok(Aside::OldStore);
+    }
+    let host_db = HostDb::open(&state, StoreOptions::default())?;
+    let Some(row) = host_db.tenants()?.into_iter().find(|t| t.slug == slug) else {
+        return Ok(Aside::NoStore);
+    };
+    let dir = state.tenant_dir(&row);
+    let file = dir.join("tenant.sqlite");
+    if !file.exists() {
+        return Ok(Aside::NoStore);
+    }
+    if !has_newest_schema(&file, DatabaseKind::Tenant)? {
+        return Ok(Aside::OldStore);
+    }
+    let (key, exec) = (key_of(&host_db), StoreExec::Inline);
+    let db = TenantDb::open(dir, row.id, host_db.epoch(), exec, SyncMode::Full)?;
+    let new = NewAudit {
+        action: action.to_owned(),
+        outcome: "ok".to_owned(),
+        actor_json: json!({"surface": "command"}).to_string(),
+        object_json: Some(object.to_string()),
+    };
+    db.write(move |w| w.append_audit(&key, &new, now_ms).map(drop))
+        .await?;
+    db.close().await?;
+    host_db.checkpoint()?;
+    Ok(Aside::Written)
 }
 
 /// Bounds how many refusals are written down: a stranger must not be able to fill the log.

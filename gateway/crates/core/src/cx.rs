@@ -159,6 +159,12 @@ pub struct Cx {
 }
 
 impl Cx {
+    /// The trace that the caller named.
+    #[must_use]
+    pub fn remote_trace(&self) -> Option<crate::trace::TraceParent> {
+        crate::trace::TraceParent::parse(self.traceparent.as_deref()?)
+    }
+
     /// A context without interim results and with a token of its own.
     #[must_use]
     pub fn new(tenant: Arc<Tenant>, caller: Arc<Caller>) -> Self {

@@ -96,6 +96,7 @@ impl Health {
         cached(&self.greeting, &self.version, || HealthSnapshot {
             config: None,
             discovery: None,
+            tailscale: None,
             readiness: None,
             boot: None,
             held: None,
@@ -224,6 +225,12 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
         },
         config: Some(tenant.shared().configuration.health(tenant.slug())),
         discovery: tenant.shared().process_health.discovery(),
+        // It names this machine: the business of its operator.
+        tailscale: tenant
+            .shared()
+            .process_health
+            .tailscale()
+            .filter(|_| tenant.slug() == gateway_config::MAIN_TENANT),
         boot: health.boot.lock().clone(),
         held: tenant.hold().map(|hold| hold.health()),
         safe_mode: tenant

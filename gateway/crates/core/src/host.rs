@@ -379,7 +379,7 @@ impl Host {
             faults: Faults::new(options.random.clone()),
             process_health: crate::process_health::ProcessHealth::default(),
             proofs: crate::readiness::Proofs::new(clock.clone(), pool.clone()),
-            audit_key: gateway_store::AuditKey(host_db.derive_key("audit log")),
+            audit_key: crate::audit::key_of(&host_db),
             api_keys: api_keys.clone(),
             workspaces: state_dir.workspaces(),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
@@ -682,6 +682,8 @@ impl Host {
             .iter()
             .filter_map(|(slug, s)| Some((directory.tenants.get(slug)?, &s.auth)))
             .collect();
+        self.auth
+            .set_logins(&settings.gateway.tailscale_logins, &directory.tenants);
         let shared = self.auth.replace(pairs.iter().map(|(t, a)| (*t, *a)));
         self.close_ended_credentials();
         if let Some(slug) = shared.first() {
@@ -963,6 +965,21 @@ impl Host {
                 tenant.health().nudge();
             }
         }
+    }
+
+    /// Publishes how the name in a tailnet is, to the operators of the tenant `main`.
+    pub fn set_tailscale_health(&self, state: gateway_protocol::methods::system::TailscaleHealth) {
+        if self.shared.process_health.set_tailscale(state)
+            && let Some(main) = self.main_tenant()
+        {
+            main.health().nudge();
+        }
+    }
+
+    /// Whether and as whom a login that Tailscale vouches for is let in. `None`: it is not.
+    #[must_use]
+    pub fn admit_login(&self, login: &str, hint: &TenantHint) -> Option<Authenticated> {
+        self.auth.admit_login(login, hint)
     }
 
     /// All tenants, by slug. For background loops and for channel routes (which name their tenant by path or host).

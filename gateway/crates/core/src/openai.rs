@@ -186,6 +186,7 @@ pub async fn start(cx: Cx, mut req: CompletionRequest) -> Result<Started, RpcErr
     let mut run = AcceptRun::new(&tenant, key.clone(), run_id.clone(), Origin::Http, text);
     run.agent_id = agent_id;
     run.request_hash = hash;
+    run.traceparent = cx.remote_trace();
     run.tap = req.tap.take();
     // A new session is given the conversation that came along; one that lasts has it already.
     run.preface = preface(&req.messages[..last]);

@@ -1,6 +1,6 @@
 //! Health of what all tenants share. Its owners (the listener, the advertiser) tell; every tenant's snapshot shows it.
 
-use gateway_protocol::methods::system::{DiscoveryHealth, TlsHealth};
+use gateway_protocol::methods::system::{DiscoveryHealth, TailscaleHealth, TlsHealth};
 use parking_lot::Mutex;
 
 /// What was told last.
@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 pub struct ProcessHealth {
     tls: Mutex<Option<TlsHealth>>,
     discovery: Mutex<Option<DiscoveryHealth>>,
+    tailscale: Mutex<Option<TailscaleHealth>>,
 }
 
 impl ProcessHealth {
@@ -27,6 +28,20 @@ impl ProcessHealth {
         let news = told.as_ref() != Some(&state);
         *told = Some(state);
         news
+    }
+
+    /// True if it is news.
+    pub(crate) fn set_tailscale(&self, state: TailscaleHealth) -> bool {
+        let mut told = self.tailscale.lock();
+        let news = told.as_ref() != Some(&state);
+        *told = Some(state);
+        news
+    }
+
+    /// The name in a tailnet; `None` without one.
+    #[must_use]
+    pub fn tailscale(&self) -> Option<TailscaleHealth> {
+        self.tailscale.lock().clone()
     }
 
     /// How the gateway lets itself be found; `None` when it does not.

@@ -226,6 +226,7 @@ pub async fn start(cx: Cx, mut req: ResponseRequest) -> Result<StartedResponse, 
     );
     run.agent_id.clone_from(&agent_id);
     run.request_hash = hash_of(&req);
+    run.traceparent = cx.remote_trace();
     run.tap = req.tap.take();
     run.expected_session_id = place.expected_session_id;
     run.preface_always = req.previous.is_some();

@@ -25,7 +25,7 @@ use crate::limits::{
     OTLP_TRACE_MAX_MS, OTLP_WAITING_SPANS_MAX,
 };
 use crate::random::Random;
-use crate::trace::Stage;
+use crate::trace::{Stage, TraceParent};
 
 /// A stage of a message that was reached.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub(crate) struct Step {
     stage: Stage,
     run_id: Option<Box<str>>,
     at_ms: i64,
+    remote: Option<TraceParent>,
 }
 
 /// The way to the exporter.
@@ -51,7 +52,7 @@ struct Numbers {
 }
 
 /// The 16 bytes of a trace id: those of a UUID, else the beginning of a digest.
-fn trace_id(text: &str) -> [u8; 16] {
+pub(crate) fn trace_id(text: &str) -> [u8; 16] {
     let hex: Vec<u8> = text
         .bytes()
         .filter(|b| *b != b'-')
@@ -68,6 +69,18 @@ fn trace_id(text: &str) -> [u8; 16] {
             *byte = from;
         }
     }
+    id
+}
+
+/// The id of the span of a whole message: always the same for one, so that others can name it before it is over.
+pub(crate) fn root_of(trace: &[u8; 16]) -> [u8; 8] {
+    let digest = Sha256::digest(trace);
+    let mut id = [0; 8];
+    for (byte, from) in id.iter_mut().zip(digest) {
+        *byte = from;
+    }
+    // All zeros is no id.
+    id[7] |= u8::from(id == [0; 8]);
     id
 }
 
@@ -110,6 +123,7 @@ impl Telemetry {
         trace: &str,
         run_id: Option<&str>,
         at_ms: i64,
+        remote: Option<TraceParent>,
     ) {
         let step = Step {
             tenant: tenant.into(),
@@ -117,6 +131,7 @@ impl Telemetry {
             stage,
             run_id: run_id.map(Into::into),
             at_ms,
+            remote,
         };
         if self.queue.try_send(step).is_err() {
             self.numbers.dropped.inc();
@@ -139,6 +154,8 @@ impl Telemetry {
 /// A message on its way.
 struct Open {
     root: [u8; 8],
+    /// The trace that the sender named, and its span.
+    remote: Option<TraceParent>,
     tenant: Box<str>,
     first_ms: i64,
     last_ms: i64,
@@ -202,7 +219,8 @@ impl Exporter {
                 return self.numbers.dropped.inc();
             }
             let open = Open {
-                root: self.span_id(),
+                root: root_of(&step.trace),
+                remote: step.remote,
                 tenant: step.tenant.clone(),
                 first_ms: step.at_ms,
                 last_ms: step.at_ms,
@@ -217,7 +235,7 @@ impl Exporter {
         let mut attributes = vec![text("gateway.tenant", &step.tenant)];
         attributes.extend(step.run_id.as_deref().map(|id| text("gateway.run_id", id)));
         let span = json!({
-            "traceId": hex(&step.trace), "spanId": hex(&id), "parentSpanId": hex(&open.root),
+            "traceId": hex(&open.remote.map_or(step.trace, |r| r.trace)), "spanId": hex(&id), "parentSpanId": hex(&open.root),
             "name": step.stage.as_str(), "kind": 1,
             "startTimeUnixNano": nanos(begin.min(step.at_ms)), "endTimeUnixNano": nanos(step.at_ms),
             "attributes": attributes,
@@ -233,12 +251,15 @@ impl Exporter {
         let Some(open) = self.open.remove(&trace) else {
             return;
         };
-        let span = json!({
-            "traceId": hex(&trace), "spanId": hex(&open.root), "name": "message", "kind": 2,
+        let mut span = json!({
+            "traceId": hex(&open.remote.map_or(trace, |r| r.trace)), "spanId": hex(&open.root), "name": "message", "kind": 2,
             "startTimeUnixNano": nanos(open.first_ms.min(open.last_ms)),
             "endTimeUnixNano": nanos(open.last_ms),
             "attributes": [text("gateway.tenant", &open.tenant)],
         });
+        if let Some(remote) = open.remote {
+            span["parentSpanId"] = hex(&remote.span).into();
+        }
         self.wait(span);
     }
 

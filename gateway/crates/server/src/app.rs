@@ -16,6 +16,8 @@ pub(crate) struct App {
     pub(crate) host: Arc<Host>,
     /// The names of these settings; made anew when others count.
     pub(crate) names: ArcSwap<(Arc<Settings>, Names)>,
+    /// The name in a tailnet, where there is one.
+    pub(crate) tailscale: Option<Arc<crate::tailscale::Tailscale>>,
     pub(crate) limits: ServerLimits,
     /// The limits were given by the embedding program and not by the settings.
     pub(crate) own_limits: bool,

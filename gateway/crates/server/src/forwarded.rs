@@ -53,11 +53,19 @@ pub(crate) fn socket(
         }
         _ => return Err(Refused::BadForwarding),
     }
-    Ok(Socket {
+    Ok(brought(headers, socket, client))
+}
+
+/// The socket as a request came in on it that somebody known brought for `client`. Takes all forwarding headers out.
+pub(crate) fn brought(headers: &mut HeaderMap, socket: &Socket, client: IpAddr) -> Socket {
+    for name in FORWARDING {
+        headers.remove(name);
+    }
+    Socket {
         peer: SocketAddr::new(client, 0),
         forwarded: true,
         ..*socket
-    })
+    }
 }
 
 /// An address as proxies write it: bare, in brackets, and with or without a port.

@@ -19,6 +19,7 @@ pub mod openapi;
 mod rpc;
 mod server;
 mod stream;
+mod tailscale;
 pub mod tls;
 mod traffic;
 mod ws;

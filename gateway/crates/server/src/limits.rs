@@ -150,3 +150,21 @@ pub const CERT_DAYS: i64 = 3_650;
 pub const CERT_EXPIRY_WARNING_DAYS: i64 = 14;
 /// Time between two looks at the certificate's files, in ms. Two looks are within the two seconds that a change may take.
 pub const CERT_POLL_MS: u64 = 750;
+/// Time for one call of the `tailscale` program, in ms.
+pub const TAILSCALE_CALL_MAX_MS: u64 = 10_000;
+/// Time for giving the name in the tailnet back when the gateway stops, in ms.
+pub const TAILSCALE_WITHDRAW_MAX_MS: u64 = 3_000;
+/// Between two looks at whether the name is still ours, in ms.
+pub const TAILSCALE_LOOK_MS: u64 = 30_000;
+/// Most bytes that one call of the `tailscale` program may print.
+pub const TAILSCALE_OUTPUT_MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Longest text of the program that is told to a person, in characters.
+pub const TAILSCALE_TOLD_MAX_CHARS: usize = 200;
+/// Questions whose an address is that are under way at once.
+pub const WHOIS_AT_ONCE: usize = 4;
+/// Addresses whose owners are remembered.
+pub const WHOIS_MAX_ENTRIES: usize = 256;
+/// How long the owner of an address is believed, in ms.
+pub const WHOIS_KEEP_MS: u64 = 30_000;
+/// How long it is not asked again where there was no answer, in ms.
+pub const WHOIS_RETRY_MS: u64 = 2_000;

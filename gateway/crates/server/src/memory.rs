@@ -56,7 +56,7 @@ pub(crate) async fn watch(app: Arc<App>) {
         }
         let shares = [
             configured.and_then(|limit| Some((own_bytes()?, limit))),
-            group.as_deref().and_then(group_bytes),
+            group.as_ref().and_then(Group::bytes),
         ];
         let percent = shares
             .into_iter()
@@ -104,39 +104,101 @@ fn own_bytes() -> Option<u64> {
     Some((kib("RssAnon:") + kib("RssShmem:")) * 1024)
 }
 
-/// The control group (v2) with the smallest limit of those that hold this process, if one of them has any.
-fn control_group() -> Option<PathBuf> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let mut dir = PathBuf::from("/sys/fs/cgroup").join(own);
-    let mut smallest: Option<(u64, PathBuf)> = None;
-    while dir.starts_with("/sys/fs/cgroup") {
-        if let Some(limit) = number(dir.join("memory.max"))
-            && smallest.as_ref().is_none_or(|(least, _)| limit < *least)
-        {
-            smallest = Some((limit, dir.clone()));
-        }
-        if !dir.pop() {
-            break;
-        }
-    }
-    smallest.map(|(_, dir)| dir)
+/// A control group whose limit of memory counts for this process.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    dir: PathBuf,
+    files: &'static Files,
 }
 
-/// What the group holds and may hold, in bytes. Pages of files that nobody used for a while are not counted.
-fn group_bytes(dir: &Path) -> Option<(u64, u64)> {
-    let limit = number(dir.join("memory.max"))?;
-    let current = number(dir.join("memory.current"))?;
-    let stat = std::fs::read_to_string(dir.join("memory.stat")).ok()?;
-    let inactive = stat
-        .lines()
-        .find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok())
-        .unwrap_or(0);
-    Some((current.saturating_sub(inactive), limit))
+/// How a version of control groups names what it tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    limit: &'static str,
+    used: &'static str,
+    /// Line of `memory.stat` with the pages of files that nobody used for a while, descendants included.
+    inactive: &'static str,
+}
+
+const V2: Files = Files {
+    limit: "memory.max",
+    used: "memory.current",
+    inactive: "inactive_file ",
+};
+const V1: Files = Files {
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    inactive: "total_inactive_file ",
+};
+/// Limits from here on are the first version's word for none, in bytes.
+const NO_LIMIT_BYTES: u64 = 1 << 60;
+
+/// The control group with the smallest limit of those that hold this process, if one of them has any.
+fn control_group() -> Option<Group> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    group_of(&groups, Path::new("/sys/fs/cgroup"))
+}
+
+/// The same for what `/proc/self/cgroup` says, and where control groups are mounted.
+fn group_of(groups: &str, mounted: &Path) -> Option<Group> {
+    let mut smallest: Option<(u64, Group)> = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(own)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        let (bases, files): (&[&str], _) = if controllers.is_empty() {
+            // Beside the first version the second one is mounted a step deeper.
+            (&["", "unified"], &V2)
+        } else if controllers.split(',').any(|c| c == "memory") {
+            (&["memory"], &V1)
+        } else {
+            continue;
+        };
+        // Seen from inside of another group a path may lead out of what is mounted: then the top is what is known.
+        let own = own.trim_start_matches('/');
+        let own = if own.split('/').any(|step| step == "..") {
+            ""
+        } else {
+            own
+        };
+        for base in bases {
+            let top = mounted.join(base);
+            let mut dir = top.join(own);
+            while dir.starts_with(&top) {
+                if let Some(limit) = number(&dir.join(files.limit))
+                    && limit < NO_LIMIT_BYTES
+                    && smallest.as_ref().is_none_or(|(least, _)| limit < *least)
+                {
+                    let dir = dir.clone();
+                    smallest = Some((limit, Group { dir, files }));
+                }
+                if !dir.pop() {
+                    break;
+                }
+            }
+        }
+    }
+    smallest.map(|(_, group)| group)
+}
+
+impl Group {
+    /// What the group holds and may hold, in bytes. Pages of files that nobody used for a while are not counted.
+    fn bytes(&self) -> Option<(u64, u64)> {
+        let limit = number(&self.dir.join(self.files.limit)).filter(|n| *n < NO_LIMIT_BYTES)?;
+        let used = number(&self.dir.join(self.files.used))?;
+        let stat = std::fs::read_to_string(self.dir.join("memory.stat")).ok()?;
+        let inactive = stat
+            .lines()
+            .find_map(|line| line.strip_prefix(self.files.inactive)?.parse().ok())
+            .unwrap_or(0);
+        Some((used.saturating_sub(inactive), limit))
+    }
 }
 
 /// `None` also for `max`.
-fn number(file: PathBuf) -> Option<u64> {
+fn number(file: &Path) -> Option<u64> {
     std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
@@ -161,6 +223,94 @@ mod tests {
                 Critical, Calm
             ]
         );
+    }
+
+    fn put(root: &Path, dir: &str, files: &[(&str, &str)]) {
+        std::fs::create_dir_all(root.join(dir)).unwrap();
+        for (name, text) in files {
+            std::fs::write(root.join(dir).join(name), text).unwrap();
+        }
+    }
+
+    /// The texts are those of real systems: a unit of systemd, a container with a name space of its own, a container of the
+    /// first version, and both versions side by side.
+    #[test]
+    fn the_smallest_limit_above_this_process_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let of = |text: &str| {
+            let group = group_of(text, root)?;
+            let place = group.dir.strip_prefix(root).unwrap().to_owned();
+            Some((place.to_string_lossy().into_owned(), group.bytes()?))
+        };
+        let unit = "0::/system.slice/gateway.service\n";
+        assert_eq!(of(unit), None, "nothing is mounted");
+        let stat = "anon 4096\nfile 8192\ninactive_file 1000\nactive_file 7192\n";
+        let group = |max: &'static str| {
+            [
+                ("memory.max", max),
+                ("memory.current", "50001000\n"),
+                ("memory.stat", stat),
+            ]
+        };
+        put(root, "system.slice", &group("max\n"));
+        put(root, "system.slice/gateway.service", &group("max\n"));
+        assert_eq!(of(unit), None, "nobody set a limit");
+        put(root, "system.slice/gateway.service", &group("200000000\n"));
+        let own = "system.slice/gateway.service".to_owned();
+        assert_eq!(of(unit), Some((own, (50_000_000, 200_000_000))));
+        put(root, "system.slice", &group("100000000\n"));
+        let slice = "system.slice".to_owned();
+        assert_eq!(of(unit), Some((slice.clone(), (50_000_000, 100_000_000))));
+        // A path that is not there is that of another name space: what is above it counts.
+        assert_eq!(
+            of("0::/system.slice/gone.scope\n").map(|(dir, _)| dir),
+            Some(slice)
+        );
+        assert_eq!(of("0::/../../elsewhere\n"), None);
+        put(root, "", &group("300000000\n"));
+        for container in ["0::/\n", "0::/../../elsewhere\n"] {
+            assert_eq!(
+                of(container),
+                Some((String::new(), (50_000_000, 300_000_000)))
+            );
+        }
+        for broken in ["", "\n", "0", "0:", "0::", "::/", "a:b\n0:x:/system.slice"] {
+            let found = of(broken).map(|(dir, _)| dir);
+            assert!(
+                found.is_none() || found.as_deref() == Some(""),
+                "{broken:?}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_version_is_read_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let text = "9:name=systemd:/\n5:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n0::/\n";
+        let group = |limit: &'static str| {
+            [
+                ("memory.limit_in_bytes", limit),
+                ("memory.usage_in_bytes", "80000000\n"),
+                (
+                    "memory.stat",
+                    "inactive_file 7\ntotal_inactive_file 30000000\n",
+                ),
+            ]
+        };
+        put(root, "memory", &group("9223372036854771712\n"));
+        assert_eq!(group_of(text, root), None, "that is no limit");
+        // In a container its own group is mounted at the top, and the path is that of the machine.
+        put(root, "memory", &group("104857600\n"));
+        let found = group_of(text, root).unwrap();
+        assert_eq!(
+            (found.dir.as_path(), found.files),
+            (root.join("memory").as_path(), &V1)
+        );
+        assert_eq!(found.bytes(), Some((50_000_000, 104_857_600)));
+        put(root, "unified", &[("memory.max", "1000\n")]);
+        assert_eq!(group_of(text, root).unwrap().files, &V2);
     }
 
     #[test]

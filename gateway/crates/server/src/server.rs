@@ -25,6 +25,7 @@ use crate::{
     discover::Findable,
     guard::Names,
     http, limits, memory,
+    tailscale::{Claim, Tailscale},
     tls::{CertificateNames, CertificateStatus, Certificates, TlsError},
     ws::timer::Timer,
 };
@@ -344,6 +345,7 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     let app = Arc::new(App {
         names: ArcSwap::from_pointee((settings.clone(), Names::of(&settings))),
         own_limits,
+        tailscale: gateway.tailscale.clone().map(Tailscale::new),
         budget: budget::Budget::new(
             descriptors::places(),
             limits.max_connections,
@@ -387,6 +389,21 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
     }
     if let Some(status) = certificate {
         tokio::spawn(tell_certificate(status, Arc::downgrade(&host)));
+    }
+    if let Some(tailscale) = &app.tailscale {
+        // The certificate is one that Tailscale has no reason to know.
+        let scheme = if certificates.is_some() {
+            "https+insecure"
+        } else {
+            "http"
+        };
+        let claim = Claim {
+            host: Arc::downgrade(&host),
+            target: format!("{scheme}://{local_addr}"),
+            record: state_dir.join("run").join("tailscale"),
+        };
+        app.tasks
+            .spawn(tailscale.clone().hold(claim, app.stop.clone()));
     }
     let found = Findable {
         gateway: gateway.clone(),

@@ -30,6 +30,7 @@ pub use host_db::{
     ApiKeyRow, Credential, CredentialHash, HostDb, HostKey, StoreOptions, TenantId, TenantRow,
 };
 pub use migrate::SchemaVersions;
+pub use migrate::has_newest_schema;
 pub use model::*;
 pub use repo::blobs::BlobId;
 pub use repo::{Read, Write};

@@ -92,6 +92,28 @@ pub(crate) fn inspect(conn: &Connection, schema: Schema) -> Result<bool> {
     Ok(version == 0)
 }
 
+/// Whether a database has the newest schema that this build knows; looks and changes nothing.
+///
+/// # Errors
+/// When it is no such database, or of a newer gateway.
+pub fn has_newest_schema(path: &std::path::Path, kind: crate::DatabaseKind) -> Result<bool> {
+    let schema = match kind {
+        crate::DatabaseKind::Host => Schema::Host,
+        crate::DatabaseKind::Tenant => Schema::Tenant,
+    };
+    let conn = Connection::open_with_flags(
+        path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    conn.set_db_config(
+        rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
+        true,
+    )?;
+    inspect(&conn, schema)?;
+    let version: i64 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
+    Ok(usize::try_from(version) == Ok(schema.set().0.len()))
+}
+
 /// Brings the schema up to date, in one transaction.
 pub(crate) fn migrate(conn: &mut Connection, schema: Schema) -> Result<()> {
     let (set, _, what) = schema.set();

@@ -36,6 +36,14 @@ pub fn file(place: &Place) -> Vec<Finding> {
     }
 }
 
+/// What a command has to say to mean the tenant whose secrets are in this directory.
+fn of_tenant(dir: &std::ffi::OsStr) -> String {
+    match dir.to_string_lossy() {
+        slug if slug == gateway_config::MAIN_TENANT => String::new(),
+        slug => format!(" --tenant {slug}"),
+    }
+}
+
 /// `secrets`: each stored secret can be read and is not empty. Those that the configuration refers to are part of `config`.
 pub fn secrets(place: &Place) -> Vec<Finding> {
     const ID: &str = "secrets";
@@ -55,7 +63,11 @@ pub fn secrets(place: &Place) -> Vec<Finding> {
                 Ok(bytes) if bytes.is_empty() => found.push(Finding::error(
                     ID,
                     format!("{shown} is empty"),
-                    format!("gateway secret set {}", entry.file_name().to_string_lossy()),
+                    format!(
+                        "gateway secret set {}{}",
+                        entry.file_name().to_string_lossy(),
+                        of_tenant(&dir.file_name())
+                    ),
                 )),
                 Ok(_) => {}
                 Err(e) => found.push(Finding::error(

@@ -183,6 +183,27 @@ pub fn discovery(place: &Place) -> Vec<Finding> {
     }]
 }
 
+/// `tailscale`: what the running gateway says about its name in the tailnet.
+pub fn tailscale(place: &Place) -> Vec<Finding> {
+    const ID: &str = "tailscale";
+    let Some(Ok(health)) = &place.answer else {
+        return Vec::new();
+    };
+    let told = &health["tailscale"];
+    vec![if told["state"] == "degraded" {
+        Finding::warning(
+            ID,
+            format!(
+                "the name in the tailnet is not served: {}",
+                told["message"].as_str().unwrap_or("?")
+            ),
+            "see docs/tailscale.md, or set gateway.tailscale.mode: \"off\"",
+        )
+    } else {
+        Finding::ok(ID, told["url"].as_str().unwrap_or("off"))
+    }]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

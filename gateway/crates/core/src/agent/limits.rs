@@ -41,3 +41,9 @@ pub const UPSTREAM_BREAKER_OPEN_MS: u64 = 15_000;
 pub const UPSTREAM_TAIL_MAX_MS: u64 = 100;
 /// Longest request for embeddings, in ms.
 pub const EMBEDDINGS_MAX_MS: u64 = 60_000;
+/// Longest wait for a server's list of models, in ms.
+pub const PROBE_MODELS_MAX_MS: u64 = 10_000;
+/// Largest list of models that is read, in bytes.
+pub const PROBE_MODELS_MAX_BYTES: usize = 1024 * 1024;
+/// Models of a list that are told.
+pub const PROBE_MODELS_MAX: usize = 50;

@@ -24,9 +24,10 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::tool::ToolCatalog;
+use crate::trace::TraceParent;
 
 pub use echo::EchoBackend;
-pub use openai::OpenAiBackend;
+pub use openai::{OpenAiBackend, ProbeError, ProbeFault, Probed, probe};
 
 /// Answers turns. Object safe; one per configured agent, shared by all its runs.
 pub trait AgentBackend: Send + Sync + 'static {
@@ -79,6 +80,8 @@ pub struct Turn {
     pub tools: Arc<ToolCatalog>,
     /// Model to use in place of the configured one.
     pub model: Option<Arc<str>>,
+    /// The trace that the run is part of; passed on to an upstream.
+    pub traceparent: Option<TraceParent>,
     /// Bounds of this run.
     pub limits: TurnLimits,
 }

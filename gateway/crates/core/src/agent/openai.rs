@@ -4,6 +4,7 @@
 //! server allows it), after it never; a stream that ends without saying why it ended is an error that keeps the text so far.
 
 mod embeddings;
+mod probe;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +31,8 @@ use super::{
     TurnSink, TurnStatus, limits,
 };
 use crate::tool::{ToolCx, parse_arguments};
+
+pub use probe::{ProbeError, ProbeFault, Probed, probe};
 
 /// Answers through an OpenAI-compatible server. The key stays here: it goes into one header and nowhere else.
 pub struct OpenAiBackend {
@@ -64,6 +67,8 @@ struct Fault {
     again: Option<Option<u64>>,
     /// The server is to blame, so that the breaker counts it.
     counts: bool,
+    /// The status, where the server answered with another one than 200.
+    status: Option<u16>,
 }
 
 impl Fault {
@@ -74,6 +79,7 @@ impl Fault {
             message: message.into(),
             again: None,
             counts,
+            status: None,
         }
     }
 
@@ -317,6 +323,12 @@ impl OpenAiBackend {
             self.policy.clone(),
         );
         request.headers = self.headers.clone();
+        if let Some(value) = turn
+            .traceparent
+            .and_then(|parent| HeaderValue::try_from(parent.to_string()).ok())
+        {
+            request.headers.insert("traceparent", value);
+        }
         request.body = body;
         request.deadline = turn.limits.total;
         request.timeouts = Timeouts {
@@ -546,7 +558,7 @@ impl OpenAiBackend {
         let after = wire::retry_after_ms(&|name| header(&stream, name));
         let told = self.told(stream).await;
         let url = &self.url;
-        match status {
+        let fault = match status {
             429 => Fault::new(
                 TurnErrorKind::RateLimited {
                     retry_after_ms: after,
@@ -574,6 +586,10 @@ impl OpenAiBackend {
                 TurnErrorKind::Refused,
                 format!("{url} refused the request ({status}){told}"),
             ),
+        };
+        Fault {
+            status: Some(status),
+            ..fault
         }
     }
 

@@ -71,6 +71,7 @@ pub fn turn(texts: &[&str]) -> Turn {
             .collect(),
         tools: Arc::new(ToolCatalog::default()),
         model: None,
+        traceparent: None,
         limits: TurnLimits::default(),
     }
 }

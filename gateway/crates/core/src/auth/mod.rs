@@ -7,11 +7,11 @@
 mod keys;
 pub mod limiter;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gateway_config::AuthMode;
+use gateway_config::{AuthMode, TailscaleLogins};
 use gateway_metrics::Counter;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::scope::ScopeSet;
@@ -56,6 +56,8 @@ pub enum Proof {
     Open,
     /// By the credential of this keyed hash.
     Credential(CredentialHash),
+    /// By a login of the tailnet, of this keyed hash, that Tailscale vouched for.
+    Login(CredentialHash),
 }
 
 impl Proof {
@@ -64,7 +66,7 @@ impl Proof {
     pub fn name(&self, method: &str) -> Box<str> {
         match self {
             Self::Open => method.into(),
-            Self::Credential(hash) => {
+            Self::Credential(hash) | Self::Login(hash) => {
                 let [a, b, c, d, ..] = *hash;
                 format!("{method}:{a:02x}{b:02x}{c:02x}{d:02x}").into()
             }
@@ -77,6 +79,7 @@ impl std::fmt::Debug for Proof {
         f.write_str(match self {
             Self::Open => "Open",
             Self::Credential(_) => "Credential(…)",
+            Self::Login(_) => "Login(…)",
         })
     }
 }
@@ -88,7 +91,7 @@ pub struct Authenticated {
     pub tenant: Arc<Tenant>,
     /// What let it in.
     pub proof: Proof,
-    /// `token`, `password` or `none`, for `hello-ok.auth.method`.
+    /// `token`, `password`, `tailscale` or `none`, for `hello-ok.auth.method`.
     pub method: &'static str,
     /// The most that the credential may do; the connection gets what it asks for of it.
     pub ceiling: ScopeSet,
@@ -148,6 +151,7 @@ pub struct Authenticator {
     /// The tenants in force, for the owners of API keys.
     tenants: arc_swap::ArcSwap<HashMap<TenantId, Arc<Tenant>>>,
     open_tenant: arc_swap::ArcSwapOption<Tenant>,
+    logins: arc_swap::ArcSwap<Logins>,
     limiter: FailureLimiter,
     clock: Arc<dyn Clock>,
     failures: Counter,
@@ -162,6 +166,22 @@ impl std::fmt::Debug for Authenticator {
         )
     }
 }
+
+/// Whose operators the logins of a tailnet are.
+#[derive(Default)]
+struct Logins {
+    everybody: Option<Arc<Tenant>>,
+    listed: HashMap<CredentialHash, Arc<Tenant>>,
+}
+
+impl Logins {
+    fn owner(&self, hash: &CredentialHash) -> Option<&Arc<Tenant>> {
+        self.listed.get(hash).or(self.everybody.as_ref())
+    }
+}
+
+/// The most that who was let in by a login of the tailnet may do: to administer, somebody has to have the token.
+const LOGIN_SCOPES: [&str; 2] = ["operator.read", "operator.write"];
 
 /// The keyed hash of a secret.
 #[must_use]
@@ -206,6 +226,7 @@ impl Authenticator {
             credentials: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             tenants: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             open_tenant: arc_swap::ArcSwapOption::empty(),
+            logins: arc_swap::ArcSwap::from_pointee(Logins::default()),
             limiter: FailureLimiter::new(rules),
             clock,
             failures: Counter::default(),
@@ -267,6 +288,56 @@ impl Authenticator {
         self.limiter.sweep(self.clock.monotonic_ms());
     }
 
+    /// Replaces the logins of the tailnet that are let in.
+    pub(crate) fn set_logins(
+        &self,
+        logins: &TailscaleLogins,
+        tenants: &BTreeMap<String, Arc<Tenant>>,
+    ) {
+        let tenant = |slug: &str| tenants.get(slug).cloned();
+        let next = match logins {
+            TailscaleLogins::Nobody => Logins::default(),
+            TailscaleLogins::Everybody => Logins {
+                everybody: tenant(gateway_config::MAIN_TENANT),
+                listed: HashMap::new(),
+            },
+            TailscaleLogins::Listed(listed) => Logins {
+                everybody: None,
+                listed: listed
+                    .iter()
+                    .filter_map(|(login, slug)| Some((self.login_hash(login), tenant(slug)?)))
+                    .collect(),
+            },
+        };
+        self.logins.store(Arc::new(next));
+    }
+
+    fn login_hash(&self, login: &str) -> CredentialHash {
+        // Apart from the hashes of secrets, which hold no such character.
+        credential_hash(&self.key, &format!("tailnet login\n{login}"))
+    }
+
+    /// Whether and as whom a login that Tailscale vouches for is let in.
+    pub(crate) fn admit_login(&self, login: &str, hint: &TenantHint) -> Option<Authenticated> {
+        let hash = self.login_hash(login);
+        let tenant = self
+            .logins
+            .load()
+            .owner(&hash)
+            .filter(|tenant| hint.admits(tenant))
+            .cloned();
+        if tenant.is_none() {
+            self.failures.inc();
+        }
+        Some(Authenticated {
+            tenant: tenant?,
+            proof: Proof::Login(hash),
+            method: "tailscale",
+            ceiling: ScopeSet::parse(LOGIN_SCOPES),
+            key: None,
+        })
+    }
+
     /// Whether what once let a connection of `tenant` in would still do so.
     #[must_use]
     pub fn still_admits(&self, tenant: &Tenant, proof: &Proof) -> bool {
@@ -279,6 +350,11 @@ impl Authenticator {
             Proof::Credential(hash) => self
                 .owner(hash)
                 .is_some_and(|found| found.tenant.id() == tenant.id()),
+            Proof::Login(hash) => self
+                .logins
+                .load()
+                .owner(hash)
+                .is_some_and(|found| found.id() == tenant.id()),
         }
     }
 

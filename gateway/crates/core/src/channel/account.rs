@@ -26,6 +26,7 @@ use super::verify::{TimestampRule, VerifyRule};
 use crate::auth::limiter::{FailureLimiter, LimiterRules};
 use crate::guest_io::{KvSpace, host_error, level_word};
 use crate::tenant::Tenant;
+use crate::trace::TraceParent;
 
 /// A webhook route as the host checks it.
 pub(super) struct Route {
@@ -86,6 +87,8 @@ pub struct Account {
     pub(super) running: AtomicBool,
     pub(super) seen: Mutex<Seen>,
     pub(super) holds: Mutex<HashMap<String, oneshot::Sender<gateway_wasm::HttpAnswer>>>,
+    /// The traces that requests named, by handle, while they are served.
+    pub(super) remotes: Mutex<HashMap<String, TraceParent>>,
     pub(super) limiter: FailureLimiter,
     pub(super) due: Notify,
     pub(super) delivering: AtomicBool,
@@ -141,6 +144,7 @@ impl Account {
                 running: AtomicBool::new(false),
                 seen: Mutex::default(),
                 holds: Mutex::default(),
+                remotes: Mutex::default(),
                 limiter: FailureLimiter::new(LimiterRules {
                     failures: WEBHOOK_FAILURES_MAX,
                     window_ms: WEBHOOK_WINDOW_MS,

@@ -19,7 +19,7 @@ use crate::policy::{self, Judged};
 use crate::route::{RouteInput, resolve};
 use crate::session::{self, AcceptRun, Accepted, Origin, SessionProfile};
 use crate::tenant::Tenant;
-use crate::trace::{Stage, stage};
+use crate::trace::{Stage, TraceParent, stage};
 
 /// One message with everything that needs the tenant, worked out before the transaction.
 struct Prepared {
@@ -218,6 +218,8 @@ fn prepare(
         _ => traces.first().map_or("-", String::as_str),
     };
     let mut run = AcceptRun::new(tenant, key, run_id, Origin::Channel, message.text.clone());
+    let remote = account.remotes.lock().get(trace).copied();
+    run.traceparent = (trace != "-").then(|| TraceParent::of_message(trace, remote));
     run.reply_to = Some(ReplyTarget {
         kind: account.kind().to_owned(),
         account: account.id().to_owned(),

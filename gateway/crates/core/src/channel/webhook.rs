@@ -12,7 +12,7 @@ use super::limits::HOLDS_MAX_PER_ACCOUNT;
 use super::verify::{Refusal, Signed, verify};
 use crate::auth::limiter::CredentialClass;
 use crate::tenant::Tenant;
-use crate::trace::{Stage, stage};
+use crate::trace::{Stage, TraceParent, stage_from};
 
 /// An HTTP request for a channel account, as it came.
 #[derive(Debug, Clone)]
@@ -97,6 +97,7 @@ struct HoldPlace<'a> {
 
 impl Drop for HoldPlace<'_> {
     fn drop(&mut self) {
+        self.account.remotes.lock().remove(self.handle);
         self.account.release_hold(self.handle);
     }
 }
@@ -154,7 +155,12 @@ impl Account {
             return WebhookAnswer::plain(405, "this route does not take this method");
         }
         let handle = tenant.new_id().replace('-', "");
-        stage(tenant, Stage::Verify, &handle, None);
+        let remote = request
+            .headers
+            .iter()
+            .find(|(name, _)| name == "traceparent")
+            .and_then(|(_, value)| TraceParent::parse(value));
+        stage_from(tenant, Stage::Verify, &handle, None, remote);
         let (answered, mut answer) = oneshot::channel();
         {
             let mut holds = self.holds.lock();
@@ -163,6 +169,10 @@ impl Account {
             }
             // Before the guest runs: the reply may be there before its `hold` action is.
             holds.insert(handle.clone(), answered);
+            if let Some(remote) = remote {
+                // As many as there are holds, at most.
+                self.remotes.lock().insert(handle.clone(), remote);
+            }
         }
         let _place = HoldPlace {
             account: self,

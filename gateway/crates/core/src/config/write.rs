@@ -33,7 +33,12 @@ const NO_BASE: &str = "config base hash required; re-run config.get and retry";
 const OLD_BASE: &str = "config changed since last load; re-run config.get and retry";
 
 /// What a client may not write although it may write the rest: what names programs, code and files of this machine.
-const LOCAL_ONLY: &[&str] = &["plugins", "logging.file.path", "telemetry.otlp.endpoint"];
+const LOCAL_ONLY: &[&str] = &[
+    "plugins",
+    "logging.file.path",
+    "telemetry.otlp.endpoint",
+    "gateway.tailscale",
+];
 
 struct Composed {
     base: Snapshot,

@@ -161,6 +161,7 @@ pub(super) async fn agent(cx: Cx, p: AgentParams) -> Result<AgentResult, RpcErro
     let mut run = AcceptRun::new(&tenant, key.clone(), run_id.clone(), Origin::Rpc, message);
     run.agent_id.clone_from(&agent_id);
     run.request_hash = request_hash(&["agent", key.as_str(), &p.message]);
+    run.traceparent = cx.remote_trace();
     run.timeout_ms = p
         .timeout
         .map(|s| s.saturating_mul(1_000))

@@ -113,6 +113,7 @@ pub(super) async fn send(cx: Cx, p: ChatSendParams) -> Result<ChatSendResult, Rp
     run.agent_id = agent_id;
     run.request_hash = request_hash(&["chat.send", key.as_str(), &p.message]);
     run.timeout_ms = p.timeout_ms.filter(|ms| *ms > 0);
+    run.traceparent = cx.remote_trace();
     run.expected_session_id = p.session_id.map(|s| s.as_str().to_owned());
     let accepted = tenant
         .db()

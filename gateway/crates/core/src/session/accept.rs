@@ -13,6 +13,7 @@ use super::{RunTap, SweepList};
 use crate::delivery::ReplyTarget;
 use crate::limits::RUN_INPUT_KEPT_BYTES;
 use crate::tenant::Tenant;
+use crate::trace::TraceParent;
 
 /// By which way a run was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,8 @@ pub struct AcceptRun {
     pub model: Option<String>,
     /// Longest time for the run in ms, if the caller set one.
     pub timeout_ms: Option<u64>,
+    /// The trace that the run is part of; the model server is told. Not kept across a start.
+    pub traceparent: Option<TraceParent>,
     /// Refuse unless this is the session's present id.
     pub expected_session_id: Option<String>,
     /// Gets the text as it grows.
@@ -132,6 +135,7 @@ impl AcceptRun {
             profile: SessionProfile::default(),
             model: None,
             timeout_ms: None,
+            traceparent: None,
             expected_session_id: None,
             tap: None,
             annotations: serde_json::Map::new(),
@@ -191,6 +195,7 @@ pub struct Accepted {
     pub(super) reply_to: Option<ReplyTarget>,
     pub(super) tap: Option<Arc<dyn RunTap>>,
     pub(super) timeout_ms: Option<u64>,
+    pub(super) traceparent: Option<TraceParent>,
     sweep: Arc<SweepList>,
 }
 
@@ -235,13 +240,14 @@ impl Drop for Accepted {
 pub fn accept_in_tx(w: &mut Write<'_>, mut a: AcceptRun) -> Result<Accepted, StoreError> {
     let reply_to = a.reply_to.take();
     let tap = a.tap.take();
-    let (timeout_ms, sweep) = (a.timeout_ms, a.sweep.clone());
+    let (timeout_ms, traceparent, sweep) = (a.timeout_ms, a.traceparent, a.sweep.clone());
     let outcome = accept_rows(w, a, reply_to.as_ref())?;
     Ok(Accepted {
         outcome: Some(outcome),
         reply_to,
         tap,
         timeout_ms,
+        traceparent,
         sweep,
     })
 }

@@ -143,6 +143,7 @@ pub(crate) struct RunCell {
     /// Text so far.
     pub(crate) partial: Mutex<String>,
     pub(crate) timeout_ms: Option<u64>,
+    pub(crate) traceparent: Option<crate::trace::TraceParent>,
     /// What the commit that accepted the run left of its session, if the run was to begin at once.
     pub(crate) begun: Mutex<Option<Box<Begun>>>,
 }

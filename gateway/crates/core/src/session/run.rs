@@ -49,7 +49,7 @@ pub fn kick_with(
 ) -> AcceptOutcomeInfo {
     let reply_to = accepted.reply_to.take();
     let tap = accepted.tap.take();
-    let timeout_ms = accepted.timeout_ms;
+    let (timeout_ms, traceparent) = (accepted.timeout_ms, accepted.traceparent);
     let new = match accepted.take() {
         AcceptOutcome::New(new) => new,
         AcceptOutcome::Existing(row) => return AcceptOutcomeInfo::Existing(row),
@@ -100,6 +100,7 @@ pub fn kick_with(
         seq: AtomicU64::new(0),
         partial: Mutex::default(),
         timeout_ms,
+        traceparent,
     });
     super::events::session_changed(
         tenant,
@@ -140,6 +141,7 @@ fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
         seq: AtomicU64::new(0),
         partial: Mutex::default(),
         timeout_ms: None,
+        traceparent: None,
     })
 }
 
@@ -438,6 +440,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         system_prompt: agent.system_prompt.clone(),
         history: loaded.history,
         tools: crate::policy::tools_of(tenant, &agent.tools),
+        traceparent: cell.traceparent,
         model,
         limits,
     };

@@ -99,6 +99,9 @@ pub struct HealthSnapshot {
     /// How the gateway lets itself be found; absent when it does not, and in `hello-ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<DiscoveryHealth>,
+    /// The name in a tailnet; absent without one, in `hello-ok`, and for other tenants than `main`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tailscale: Option<TailscaleHealth>,
     /// Proofs that the gateway can take on work; not in `hello-ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readiness: Option<ReadinessHealth>,
@@ -268,6 +271,22 @@ pub struct DiscoveryHealth {
     /// `minimal` or `full`.
     pub mode: String,
     /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// The name of the gateway in a tailnet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TailscaleHealth {
+    /// How it is. Degraded harms nothing else.
+    pub state: PartState,
+    /// `serve` or `funnel`.
+    pub mode: String,
+    /// The address of the built-in page there, while it is served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What is wrong, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

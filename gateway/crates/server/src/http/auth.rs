@@ -7,7 +7,7 @@ use gateway_core::{
     auth::{AuthAttempt, Authenticated},
     cx::{Caller, ClientInfo, Role, Surface},
 };
-use gateway_protocol::error::RpcError;
+use gateway_protocol::{error::RpcError, limits::MAX_TRACEPARENT_BYTES};
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{Ask, reply};
@@ -25,6 +25,12 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     Some(token)
 }
 
+/// The trace that a request says that it belongs to.
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Box<str>> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    (value.len() <= MAX_TRACEPARENT_BYTES).then(|| value.into())
+}
+
 /// Checks a credential against whatever host name and path say about the tenant.
 pub(crate) fn check(
     ask: &Ask,
@@ -32,9 +38,17 @@ pub(crate) fn check(
     password: Option<&str>,
     surface: Surface,
 ) -> Result<Authenticated, RpcError> {
+    let sockets = matches!(surface, Surface::V4 | Surface::JsonRpcWs);
+    if let Some(identity) = ask.front.as_ref().and_then(|front| front.identity.as_ref())
+        && sockets
+        && token.is_none()
+        && password.is_none()
+    {
+        return identity.admit(ask);
+    }
     let attempt = AuthAttempt {
-        peer: ask.socket.peer.ip(),
-        loopback: ask.socket.loopback(),
+        peer: ask.ip(),
+        loopback: ask.local(),
         origin: ask.origin.as_deref(),
         tenant_hint: &ask.hint,
         token,
@@ -71,7 +85,7 @@ pub(crate) fn caller(
             ..ClientInfo::default()
         },
         surface,
-        ip: Some(ask.socket.peer.ip()),
+        ip: Some(ask.ip()),
         credential: Some(found.proof.name(found.method)),
     };
     Ok((found, caller))

@@ -71,7 +71,7 @@ async fn hook(
         token_in_query,
         is_json: auth::is_json(&parts.headers),
         idempotency_key,
-        peer: ask.socket.peer.ip(),
+        peer: ask.ip(),
         body: content.into(),
     };
     answer(serve(&tenant, request).await)

@@ -21,6 +21,7 @@ pub(crate) mod webhook;
 use std::{borrow::Cow, convert::Infallible, sync::Arc};
 
 use axum::{Router, body::Body};
+use gateway_config::TailscaleLogins;
 use gateway_core::host::TenantHint;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -30,9 +31,11 @@ use crate::{
     accept::Wire,
     app::App,
     forwarded,
-    guard::{Refused, Socket},
+    guard::{HostName, Refused, Socket},
     limits::MAX_REQUESTS_PER_CONNECTION,
-    openapi as described, ws,
+    openapi as described,
+    tailscale::Front,
+    ws,
 };
 
 /// What a handler knows about its request besides the request.
@@ -43,10 +46,24 @@ pub(crate) struct Ask {
     /// The tenant that host name and path point to.
     pub(crate) hint: TenantHint,
     pub(crate) origin: Option<Box<str>>,
-    /// The socket that it came in on; its peer is the client of a trusted proxy, where there is one.
+    /// The socket that it came in on; its peer is the client of whoever brought it, where somebody did.
     pub(crate) socket: Socket,
+    /// Set for a request that Tailscale brought.
+    pub(crate) front: Option<Front>,
     /// What let the request in.
     pub(crate) admitted: admitted::Admitted,
+}
+
+impl Ask {
+    /// Whether the request is of this machine: both ends are here, and nobody brought it from elsewhere.
+    pub(crate) fn local(&self) -> bool {
+        self.socket.loopback()
+    }
+
+    /// The address whose request it is.
+    pub(crate) fn ip(&self) -> std::net::IpAddr {
+        self.socket.peer.ip()
+    }
 }
 
 /// All addresses but the sockets. Everything that is not here is 404.
@@ -85,7 +102,7 @@ pub(crate) async fn serve(
             StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST),
             fault.why,
         ),
-        None => match admit(&app, &wire, request) {
+        None => match admit(&app, &wire, brought(&app, &wire, &request).await, request) {
             Ok(Admitted::Socket(upgraded)) => upgraded,
             Ok(Admitted::Request(request)) => {
                 let mut routes = app.routes.clone();
@@ -130,20 +147,36 @@ enum Admitted {
 fn admit(
     app: &Arc<App>,
     wire: &Arc<Wire>,
+    front: Option<Front>,
     mut request: Request<Incoming>,
 ) -> Result<Admitted, Response<Body>> {
     let names = app.names();
     let names = &names.1;
-    let socket =
-        &forwarded::socket(request.headers_mut(), &wire.socket, &names.proxies).map_err(refused)?;
+    let socket = match &front {
+        Some(front) => forwarded::brought(request.headers_mut(), &wire.socket, front.client),
+        None => forwarded::socket(request.headers_mut(), &wire.socket, &names.proxies)
+            .map_err(refused)?,
+    };
     let raw_host = text(&request, header::HOST)
         .map_err(|()| refused(Refused::BadHost))?
         .unwrap_or_default();
-    let host = names.host(&raw_host, socket).map_err(refused)?;
+    let host = match (names.host(&raw_host, &socket), &front) {
+        // The name in the tailnet is answered while it is held, and for who came by it.
+        (Err(Refused::UnknownHost), Some(_)) => HostName {
+            name: raw_host.to_ascii_lowercase(),
+            own: false,
+            tenant: None,
+        },
+        (host, _) => host.map_err(refused)?,
+    };
     let origin = text(&request, header::ORIGIN).map_err(|()| refused(Refused::Origin))?;
-    if let Some(origin) = &origin {
+    let own_page = front.as_ref().map(|front| front.name.origin());
+    if let Some(origin) = origin
+        .as_ref()
+        .filter(|origin| own_page.as_ref() != Some(*origin))
+    {
         names
-            .origin(origin, &host, &raw_host, socket)
+            .origin(origin, &host, &raw_host, &socket)
             .map_err(refused)?;
     }
     let raw_path = request.uri().path().to_owned();
@@ -188,7 +221,8 @@ fn admit(
         wire: wire.clone(),
         hint,
         origin: origin.map(Into::into),
-        socket: *socket,
+        socket,
+        front,
         admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {
@@ -208,6 +242,20 @@ fn admit(
         parts,
         Body::new(body),
     )))
+}
+
+/// The request as Tailscale brought it, and for a socket also whose it is; `None` for any other.
+async fn brought(app: &App, wire: &Wire, request: &Request<Incoming>) -> Option<Front> {
+    let tailscale = app.tailscale.as_ref()?;
+    let mut front = tailscale.front(&wire.socket, request.headers())?;
+    let asked = request.headers().contains_key(header::UPGRADE)
+        && app.host.settings().gateway.tailscale_logins != TailscaleLogins::Nobody;
+    if asked {
+        front.identity = tailscale
+            .identify(&wire.socket, front.client, request.headers())
+            .await;
+    }
+    Some(front)
 }
 
 fn refused(why: Refused) -> Response<Body> {

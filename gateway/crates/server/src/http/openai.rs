@@ -89,7 +89,10 @@ pub(crate) async fn posted(
         .await
         .map_err(|fault| fault.answer())?;
     Ok(Posted {
-        cx: Cx::new(tenant, Arc::new(caller)),
+        cx: Cx {
+            traceparent: auth::traceparent(&parts.headers),
+            ..Cx::new(tenant, Arc::new(caller))
+        },
         headers: parts.headers,
         body,
     })

@@ -29,6 +29,7 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
     if let Some(refusal) = auth::refuse_unless_json(request.headers()) {
         return refusal;
     }
+    let traceparent = auth::traceparent(request.headers());
     let text = match body::read(
         &ask.app.limits,
         request.into_body(),
@@ -48,7 +49,7 @@ async fn call(Extension(ask): Extension<Ask>, request: Request) -> Response<Body
         caller: Arc::new(caller),
         cancel,
         interim: None,
-        traceparent: None,
+        traceparent,
         idempotency: None,
         audit: Default::default(),
     };

@@ -74,7 +74,7 @@ async fn webhook(
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers,
         body: content.into(),
-        peer: ask.socket.peer.ip(),
+        peer: ask.ip(),
     };
     answer(channels.webhook(kind, account, route, request).await)
 }

@@ -23,7 +23,6 @@ use tokio_tungstenite::tungstenite::{
 use crate::{
     app::App,
     budget::Permit,
-    guard::Socket,
     limits::{
         LINGER_BYTES, WS_CLOSE_DEADLINE_MS, WS_CONTROL_BYTES, WS_FRAMES_PER_BATCH,
         WS_READ_BUFFER_BYTES, WS_WRITE_HIGH_WATER_BYTES,
@@ -69,7 +68,6 @@ impl Future for Call {
 /// What the codecs use of a connection.
 pub(crate) struct Link {
     pub(crate) app: Arc<App>,
-    pub(crate) socket: Socket,
     /// The value of the Origin header, if there was one.
     pub(crate) origin: Option<Box<str>>,
     pub(crate) out: Out,
@@ -194,7 +192,6 @@ impl io::Write for Port<'_, '_> {
 /// Parts of a new connection.
 pub(crate) struct Start {
     pub(crate) app: Arc<App>,
-    pub(crate) socket: Socket,
     pub(crate) origin: Option<Box<str>>,
     pub(crate) io: Stream,
     pub(crate) early: Vec<u8>,
@@ -224,7 +221,6 @@ impl Conn {
             _listed: listed,
             link: Link {
                 app: start.app,
-                socket: start.socket,
                 origin: start.origin,
                 out: Out::default(),
                 shared: start.shared,

@@ -32,6 +32,7 @@ pub(crate) struct Rpc {
     scopes: gateway_protocol::ScopeSet,
     key: Option<Arc<ApiKey>>,
     only_methods: Option<Arc<[Box<str>]>>,
+    ip: std::net::IpAddr,
     cancel: CancellationToken,
     hub: Option<HubGuard>,
     pub(crate) beat: Beat,
@@ -48,6 +49,7 @@ impl Rpc {
             method: found.method,
             scopes: found.ceiling,
             key: found.key,
+            ip: ask.ip(),
             cancel: CancellationToken::new(),
             hub: None,
             beat,
@@ -67,7 +69,7 @@ impl Rpc {
             mode: mode.to_owned(),
             ..ClientInfo::default()
         };
-        let ip = Some(link.socket.peer.ip());
+        let ip = Some(self.ip);
         let (role, caps) = (
             Role::Operator,
             Caps {

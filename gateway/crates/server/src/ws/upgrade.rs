@@ -180,7 +180,6 @@ impl Upgrade {
         early.extend_from_slice(&held);
         let shared = Shared::new(app.event_bytes.clone());
         let now_ms = app.timer.now_ms();
-        let socket = self.ask.socket;
         let origin = self.ask.origin.clone();
         let (mode, max_message) = match self.kind {
             Kind::V4 => (
@@ -199,7 +198,6 @@ impl Upgrade {
         };
         Some(Conn::new(Start {
             app,
-            socket,
             origin,
             io,
             early,

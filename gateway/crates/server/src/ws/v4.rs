@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::{
+    auth::{Authenticated, Proof},
     cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface},
     dispatch::{Dispatched, dispatch},
     host::HelloInput,
@@ -126,7 +127,7 @@ impl V4 {
         let password = credentials.and_then(|a| a.password.as_deref());
         let found = auth::check(&self.ask, token, password, Surface::V4)
             .map_err(|e| ConnectRefusal::closing(e, Close::POLICY))?;
-        let scopes = self.scopes(link, &params, role, found.ceiling);
+        let scopes = self.scopes(&params, role, &found);
         let id = app.host.new_conn_id();
         let client = ClientInfo {
             id: params.client.id.as_str(),
@@ -150,7 +151,7 @@ impl V4 {
                 .map(|s| s.as_str().to_owned()),
         };
         let caps = Caps::parse(params.caps.iter().flatten().map(|c| c.as_str()));
-        let ip = Some(link.socket.peer.ip());
+        let ip = Some(self.ask.ip());
         let caller = Arc::new(Caller {
             conn: Some(id.clone()),
             role,
@@ -199,14 +200,13 @@ impl V4 {
 
     /// The scopes of a client that proved no device identity: the helper of a local program and the local command line keep what
     /// they ask for; everyone else who knows the secret gets in without scopes, and so does a probe.
-    fn scopes(
-        &self,
-        link: &Link,
-        params: &ConnectParams,
-        role: Role,
-        ceiling: ScopeSet,
-    ) -> ScopeSet {
-        let local = link.socket.loopback() && link.origin.is_none();
+    fn scopes(&self, params: &ConnectParams, role: Role, found: &Authenticated) -> ScopeSet {
+        let asked = || ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str()));
+        if role == Role::Operator && matches!(found.proof, Proof::Login(_)) {
+            // A person that the tailnet vouches for.
+            return ScopeSet::effective(asked(), found.ceiling);
+        }
+        let local = self.ask.local() && self.ask.origin.is_none();
         let trusted = matches!(
             (params.client.id, params.client.mode),
             (ClientId::GatewayClient, ClientMode::Backend) | (ClientId::Cli, ClientMode::Cli)
@@ -214,10 +214,7 @@ impl V4 {
         if role != Role::Operator || !local || !trusted {
             return ScopeSet::NONE;
         }
-        ScopeSet::effective(
-            ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str())),
-            ceiling,
-        )
+        ScopeSet::effective(asked(), found.ceiling)
     }
 
     fn request(&mut self, link: &mut Link, request: &Request<'_>) {
