@@ -406,6 +406,7 @@ impl Resolver<'_> {
             bind,
             allowed_origins: self.origins(&o.gateway.allowed_origins),
             allowed_hosts: self.hosts("gateway.allowedHosts", &o.gateway.allowed_hosts),
+            pair_local_silently: o.gateway.nodes.pairing.auto_approve_local.unwrap_or(true),
             limits: limits(&o.gateway.limits),
             tls: self.tls(&o.gateway.tls),
             remote_mode: matches!(o.gateway.mode, Some(GatewayModeOption::Remote)),

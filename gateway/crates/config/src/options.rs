@@ -118,6 +118,9 @@ pub struct GatewayOptions {
     /// Host names answered besides loopback names and the hosts of tenants.
     #[schemars(extend("x-reload" = "live"))]
     pub allowed_hosts: Vec<String>,
+    /// Devices that connect from this machine.
+    #[schemars(extend("x-reload" = "live"))]
+    pub nodes: NodesOptions,
     /// Limits.
     #[schemars(extend("x-reload" = "live"))]
     pub limits: LimitsOptions,
@@ -128,6 +131,23 @@ pub struct GatewayOptions {
     /// The gateway that commands talk to in mode `remote`.
     #[schemars(extend("x-reload" = "live"))]
     pub remote: RemoteOptions,
+}
+
+/// Devices that connect, operators' and nodes.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodesOptions {
+    /// How they are paired.
+    pub pairing: PairingOptions,
+}
+
+/// Pairing of devices.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PairingOptions {
+    /// Whether a program on this machine that knows the token or password is paired without a person (default true). Never a
+    /// browser page, never through a proxy, and never where there is another tenant than `main`.
+    pub auto_approve_local: Option<bool>,
 }
 
 /// TLS of the listener (1.2 and 1.3). A change of the files is taken up while the gateway runs; a change of these keys needs a restart.

@@ -91,6 +91,8 @@ pub struct GatewaySettings {
     pub allowed_origins: BTreeSet<String>,
     /// Host names (lower case, no port) answered besides loopback names and tenant hosts. Empty: none besides.
     pub allowed_hosts: BTreeSet<String>,
+    /// Whether a program on this machine is paired without a person, where there is no other tenant.
+    pub pair_local_silently: bool,
     /// Limits.
     pub limits: GatewayLimits,
     /// TLS of the listener.

@@ -48,6 +48,8 @@ fn attempt(host: &Host, t: &Try<'_>) -> Result<String, DetailCode> {
         tenant_hint: t.hint,
         token: t.token,
         password: t.password,
+        device_token: None,
+        device: None,
         surface: t.surface,
     })
     .map(|a| a.tenant.slug().to_owned())
@@ -111,6 +113,8 @@ async fn the_credential_decides_and_presence_is_not_enough() {
             );
             let password = Try {
                 password: Some(wrong),
+                device_token: None,
+                device: None,
                 surface,
                 ..local()
             };
@@ -242,6 +246,8 @@ async fn no_field_switches_the_limiter_off() {
                         &Try {
                             token: (fields & 1 != 0).then_some("guess"),
                             password: (fields & 2 != 0).then_some("guess"),
+                            device_token: None,
+                            device: None,
                             surface,
                             ..Try::default()
                         },

@@ -7,7 +7,7 @@ use gateway_core::{
     auth::{AuthAttempt, Authenticated},
     cx::{Caller, ClientInfo, Role, Surface},
 };
-use gateway_protocol::error::RpcError;
+use gateway_protocol::{error::RpcError, methods::connect::ConnectAuth};
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{Ask, reply};
@@ -34,12 +34,37 @@ pub(crate) fn check(
 ) -> Result<Authenticated, RpcError> {
     let attempt = AuthAttempt {
         peer: ask.wire.socket.peer.ip(),
-        loopback: ask.wire.socket.loopback(),
+        loopback: ask.direct(),
         origin: ask.origin.as_deref(),
         tenant_hint: &ask.hint,
         token,
         password,
+        device_token: None,
+        device: None,
         surface,
+    };
+    ask.app
+        .host
+        .authenticate(&attempt)
+        .map_err(|refusal| refusal.error)
+}
+
+/// The same for a `connect`, which may be a device's.
+pub(crate) fn check_connect(
+    ask: &Ask,
+    credentials: Option<&ConnectAuth>,
+    device: Option<(&str, Role)>,
+) -> Result<Authenticated, RpcError> {
+    let attempt = AuthAttempt {
+        peer: ask.wire.socket.peer.ip(),
+        loopback: ask.direct(),
+        origin: ask.origin.as_deref(),
+        tenant_hint: &ask.hint,
+        token: credentials.and_then(|a| a.token.as_deref()),
+        password: credentials.and_then(|a| a.password.as_deref()),
+        device_token: credentials.and_then(|a| a.device_token.as_deref()),
+        device,
+        surface: Surface::V4,
     };
     ask.app
         .host
@@ -64,6 +89,7 @@ pub(crate) fn caller(
         scopes: found.ceiling,
         only_methods: methods_of(&found, surface),
         key: found.key.clone(),
+        device: None,
         caps: Default::default(),
         client: ClientInfo {
             id: "http".to_owned(),

@@ -42,8 +42,17 @@ pub(crate) struct Ask {
     /// The tenant that host name and path point to.
     pub(crate) hint: TenantHint,
     pub(crate) origin: Option<Box<str>>,
+    /// It came through a configured proxy, as a header of it says.
+    pub(crate) forwarded: bool,
     /// What let the request in.
     pub(crate) admitted: admitted::Admitted,
+}
+
+impl Ask {
+    /// The caller is on this machine: at the real socket, and with no proxy in between.
+    pub(crate) fn direct(&self) -> bool {
+        self.wire.socket.loopback() && !self.forwarded
+    }
 }
 
 /// All addresses but the sockets. Everything that is not here is 404.
@@ -137,7 +146,7 @@ fn admit(
             .origin(origin, &host, &raw_host, socket)
             .map_err(refused)?;
     }
-    forwarding(app, wire, &mut request)?;
+    let forwarded = forwarding(app, wire, &mut request)?;
     let raw_path = request.uri().path().to_owned();
     let placed = place(&raw_path);
     let served = match *request.method() {
@@ -180,6 +189,7 @@ fn admit(
         wire: wire.clone(),
         hint,
         origin: origin.map(Into::into),
+        forwarded,
         admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {
@@ -230,23 +240,22 @@ fn text<B>(request: &Request<B>, name: header::HeaderName) -> Result<Option<Stri
 }
 
 /// Nobody below a configured proxy can tell us who a caller is. From this machine such a header means a proxy that nobody
-/// configured, through which strangers would look local.
+/// configured, through which strangers would look local. Gives whether there was one.
 #[allow(clippy::result_large_err)]
 fn forwarding(
     app: &App,
     wire: &Wire,
     request: &mut Request<Incoming>,
-) -> Result<(), Response<Body>> {
+) -> Result<bool, Response<Body>> {
     let peer = wire.socket.peer.ip().to_canonical();
+    let mut found = false;
     for name in FORWARDING {
-        if request.headers_mut().remove(name).is_some()
-            && peer.is_loopback()
-            && !app.proxies.contains(&peer)
-        {
-            return Err(refused(Refused::Forwarded));
-        }
+        found |= request.headers_mut().remove(name).is_some();
     }
-    Ok(())
+    if found && peer.is_loopback() && !app.proxies.contains(&peer) {
+        return Err(refused(Refused::Forwarded));
+    }
+    Ok(found)
 }
 
 /// Splits `/t/<slug>` off a path. `None` when the path is not canonical after one decoding.
