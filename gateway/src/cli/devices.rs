@@ -221,14 +221,30 @@ fn lists(r: &Value) -> String {
     });
     let waiting = table(
         &[
-            "REQUEST", "DEVICE", "CALLS ITSELF", "CLIENT", "PLATFORM", "ROLE", "SCOPES", "FROM", "UNTIL",
+            "REQUEST",
+            "DEVICE",
+            "CALLS ITSELF",
+            "CLIENT",
+            "PLATFORM",
+            "ROLE",
+            "SCOPES",
+            "FROM",
+            "UNTIL",
         ],
         &waiting,
         "no device waits",
     );
     let paired = table(
         &[
-            "DEVICE", "NAME", "CLIENT", "PLATFORM", "ROLES", "SCOPES", "APPROVED", "SEEN", "CONNECTED",
+            "DEVICE",
+            "NAME",
+            "CLIENT",
+            "PLATFORM",
+            "ROLES",
+            "SCOPES",
+            "APPROVED",
+            "SEEN",
+            "CONNECTED",
         ],
         &paired,
         "no device is paired",

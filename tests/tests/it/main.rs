@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backup;
+mod devices;
 mod discovery;
 mod doctor;
 mod fuzz;

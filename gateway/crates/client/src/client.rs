@@ -392,8 +392,7 @@ async fn shake_hands(
             "it does not begin with connect.challenge".to_owned(),
         ));
     }
-    let frame =
-        json!({ "type": "req", "id": "0", "method": "connect", "params": connect_params(options, &challenge["payload"]) });
+    let frame = json!({ "type": "req", "id": "0", "method": "connect", "params": connect_params(options, &challenge["payload"]) });
     // If the gateway has closed already, its reason comes with the next frame.
     let _ = socket.send(Message::text(frame.to_string())).await;
     loop {
@@ -535,12 +534,14 @@ fn hello(raw: Value) -> Hello {
         conn_id: text(&raw["server"]["connId"]),
         methods: texts(&raw["features"]["methods"]),
         scopes: texts(&raw["auth"]["scopes"]),
-        device_token: raw["auth"]["deviceToken"].as_str().map(|token| DeviceToken {
-            token: token.to_owned(),
-            role: text(&raw["auth"]["role"]),
-            scopes: texts(&raw["auth"]["scopes"]),
-            issued_at_ms: raw["auth"]["issuedAtMs"].as_u64().unwrap_or_default(),
-        }),
+        device_token: raw["auth"]["deviceToken"]
+            .as_str()
+            .map(|token| DeviceToken {
+                token: token.to_owned(),
+                role: text(&raw["auth"]["role"]),
+                scopes: texts(&raw["auth"]["scopes"]),
+                issued_at_ms: raw["auth"]["issuedAtMs"].as_u64().unwrap_or_default(),
+            }),
         certificates: ["fingerprint", "nextFingerprint"]
             .iter()
             .filter_map(|key| CertPin::parse(raw["snapshot"]["health"]["tls"][*key].as_str()?))

@@ -114,15 +114,20 @@ impl DeviceIdentity {
             return Ok(found);
         }
         let mut seed = [0_u8; 32];
-        SystemRandom::new().fill(&mut seed).map_err(|_| IdentityError::Io {
-            path: path.display().to_string(),
-            why: "the system has no randomness".to_owned(),
-        })?;
+        SystemRandom::new()
+            .fill(&mut seed)
+            .map_err(|_| IdentityError::Io {
+                path: path.display().to_string(),
+                why: "the system has no randomness".to_owned(),
+            })?;
         let made = Self::from_seed(&seed)?;
         let file = KeyFile {
             version: 1,
             device_id: made.id.clone(),
-            public_key_pem: pem("PUBLIC KEY", &[&SPKI_HEAD[..], made.pair.public_key().as_ref()].concat()),
+            public_key_pem: pem(
+                "PUBLIC KEY",
+                &[&SPKI_HEAD[..], made.pair.public_key().as_ref()].concat(),
+            ),
             private_key_pem: pem("PRIVATE KEY", &[&PKCS8_HEAD[..], &seed[..]].concat()),
             created_at_ms: now_ms(),
         };
@@ -482,7 +487,11 @@ mod tests {
             };
             store.keep(&format!("wss://{n}/"), Some(token)).unwrap();
         }
-        assert_eq!(store.token("wss://0/").unwrap(), None, "the oldest made room");
+        assert_eq!(
+            store.token("wss://0/").unwrap(),
+            None,
+            "the oldest made room"
+        );
         assert_eq!(store.file().unwrap().gateways.len(), MAX_KEPT_DEVICE_TOKENS);
         #[cfg(unix)]
         {

@@ -19,5 +19,5 @@ pub use details::{
 };
 pub use discover::{DiscoveredGateway, discover};
 pub use error::{ClientError, ErrorKind, GatewayError};
-pub use identity::{DeviceIdentity, DeviceStore, DeviceToken, IdentityError};
 pub use gateway_egress::{CertPin, tls::PinMismatch};
+pub use identity::{DeviceIdentity, DeviceStore, DeviceToken, IdentityError};

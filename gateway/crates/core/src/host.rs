@@ -922,9 +922,8 @@ impl Host {
     ) -> crate::pair::Pairing {
         let directory = self.directory();
         // Where tenants share a machine, being on it says nothing about who one is.
-        let quiet = local
-            && directory.tenants.len() == 1
-            && directory.settings.gateway.pair_local_silently;
+        let quiet =
+            local && directory.tenants.len() == 1 && directory.settings.gateway.pair_local_silently;
         let silent = crate::pair::book::Silent {
             first: quiet,
             upgrade: quiet && by_secret,

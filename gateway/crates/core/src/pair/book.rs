@@ -536,12 +536,7 @@ impl Book {
     ///
     /// # Errors
     /// [`Refusal`]
-    pub fn revoke(
-        &self,
-        device_id: &str,
-        role: Role,
-        now_ms: i64,
-    ) -> Result<Vec<Change>, Refusal> {
+    pub fn revoke(&self, device_id: &str, role: Role, now_ms: i64) -> Result<Vec<Change>, Refusal> {
         let token = self.live(device_id, role)?;
         Ok(vec![Change::Token(DeviceTokenRow {
             revoked_at: Some(now_ms),

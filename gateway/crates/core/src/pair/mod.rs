@@ -174,11 +174,10 @@ async fn commit(
         .await?;
     let next = Arc::new(next);
     tenant.devices().book.store(Some(next.clone()));
-    let ended =
-        tenant
-            .shared()
-            .device_tokens
-            .replace(tenant.id(), book.tokens(), next.tokens());
+    let ended = tenant
+        .shared()
+        .device_tokens
+        .replace(tenant.id(), book.tokens(), next.tokens());
     Ok((next, ended))
 }
 
@@ -408,7 +407,9 @@ async fn change<T: Send + 'static>(
         let (changes, result) = decide(tenant, &book, tenant.now_ms())?;
         let (next, ended) = commit(tenant, &book, changes, &by.audit, object).await?;
         let shared = tenant.shared();
-        let own = by.device.is_some_and(|pass| shared.device_tokens.find(&pass.token).is_none());
+        let own = by
+            .device
+            .is_some_and(|pass| shared.device_tokens.find(&pass.token).is_none());
         match (ended, own) {
             (false, _) => {}
             (true, false) => shared.api_keys.tell_change(),

@@ -86,9 +86,7 @@ pub(super) async fn list(cx: Cx, _: NoParams) -> Result<DevicePairListResult, Rp
         .devices()
         .map(|d| pair::device_view(d, connected.contains(d.row.id.as_str())))
         .collect();
-    paired.sort_by(|a, b| {
-        (b.approved_at_ms, &b.device_id).cmp(&(a.approved_at_ms, &a.device_id))
-    });
+    paired.sort_by(|a, b| (b.approved_at_ms, &b.device_id).cmp(&(a.approved_at_ms, &a.device_id)));
     let pending = book
         .requests(tenant.now_ms())
         .into_iter()

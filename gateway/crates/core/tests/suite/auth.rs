@@ -113,8 +113,6 @@ async fn the_credential_decides_and_presence_is_not_enough() {
             );
             let password = Try {
                 password: Some(wrong),
-                device_token: None,
-                device: None,
                 surface,
                 ..local()
             };
@@ -246,8 +244,6 @@ async fn no_field_switches_the_limiter_off() {
                         &Try {
                             token: (fields & 1 != 0).then_some("guess"),
                             password: (fields & 2 != 0).then_some("guess"),
-                            device_token: None,
-                            device: None,
                             surface,
                             ..Try::default()
                         },

@@ -110,7 +110,10 @@ impl V4 {
     pub(crate) fn message(&mut self, link: &mut Link, bytes: &Bytes) {
         if let Some(connecting) = &mut self.connecting {
             if connecting.behind.len() >= MAX_FRAMES_DURING_CONNECT {
-                return link.close(Close::new(Close::POLICY, "too many pending handshake frames"));
+                return link.close(Close::new(
+                    Close::POLICY,
+                    "too many pending handshake frames",
+                ));
             }
             connecting.behind.push_back(bytes.clone());
             return;
@@ -142,9 +145,8 @@ impl V4 {
                 let tenant = &admission.found.tenant;
                 match link.app.host.pair(tenant, claim, local, by_secret) {
                     Pairing::Now(decided) => {
-                        let opened = decided.and_then(|paired| {
-                            self.enter(link, admission, Rights::of(paired))
-                        });
+                        let opened = decided
+                            .and_then(|paired| self.enter(link, admission, Rights::of(paired)));
                         self.connected(link, id, opened);
                     }
                     Pairing::Later(work) => {

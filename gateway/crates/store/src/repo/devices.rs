@@ -8,8 +8,7 @@ use crate::{CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, Result,
 use rusqlite::{Row, params};
 
 const DEVICE: &str = "id, public_key, display_name, label, platform, device_family, client_id, client_mode, approved_via, created_at, approved_at, last_seen_at";
-const TOKEN: &str =
-    "device_id, role, scopes, salt, hash, created_at, issued_at, rotated_at, revoked_at, last_used_at";
+const TOKEN: &str = "device_id, role, scopes, salt, hash, created_at, issued_at, rotated_at, revoked_at, last_used_at";
 const REQUEST: &str = "id, device_id, public_key, display_name, platform, device_family, client_id, client_mode, role, scopes, reason, address, created_at, expires_at";
 
 fn words(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {

@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use gateway_protocol::methods::connect::{ClientId, ClientInfo, ClientMode, ConnectAuth, ConnectDevice};
+use gateway_protocol::methods::connect::{
+    ClientId, ClientInfo, ClientMode, ConnectAuth, ConnectDevice,
+};
 use gateway_protocol::value::NonEmpty;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
@@ -73,8 +75,16 @@ fn every_signed_field_is_bound() {
         ("client id", |p| p.client.id = ClientId::Test, false),
         ("mode", |p| p.client.mode = ClientMode::Ui, false),
         ("scopes", |p| p.scopes.as_mut().unwrap().reverse(), false),
-        ("more scopes", |p| p.scopes.as_mut().unwrap().push(text("operator.admin")), false),
-        ("token", |p| p.auth.as_mut().unwrap().token = Some("other".into()), false),
+        (
+            "more scopes",
+            |p| p.scopes.as_mut().unwrap().push(text("operator.admin")),
+            false,
+        ),
+        (
+            "token",
+            |p| p.auth.as_mut().unwrap().token = Some("other".into()),
+            false,
+        ),
         ("time", |p| p.device.as_mut().unwrap().signed_at += 1, false),
         ("platform", |p| p.client.platform = text("ios"), true),
         ("family", |p| p.client.device_family = None, true),
@@ -88,7 +98,11 @@ fn every_signed_field_is_bound() {
         }
     }
     let node = verify(&vector(V3), "node", NONCE, AT);
-    assert_eq!(node, Err(ProofFault::SignatureInvalid), "the role is signed");
+    assert_eq!(
+        node,
+        Err(ProofFault::SignatureInvalid),
+        "the role is signed"
+    );
     // Only ASCII letters lose their case: a look-alike stays another name.
     let mut kelvin = vector(V3);
     kelvin.client.platform = text("LINUX");
@@ -111,21 +125,60 @@ fn faults_in_their_order() {
         d.nonce = text(" ");
         d.signature = text("x");
     };
-    assert_eq!(with(&|d| { all_wrong(d); d.public_key = text("AAAA"); }), ProofFault::IdMismatch);
-    assert_eq!(with(&|d| { all_wrong(d); d.id = text(&"f".repeat(64)); }), ProofFault::IdMismatch);
-    assert_eq!(with(&|d| { d.id = text(&d.id.to_ascii_uppercase()); }), ProofFault::IdMismatch);
+    assert_eq!(
+        with(&|d| {
+            all_wrong(d);
+            d.public_key = text("AAAA");
+        }),
+        ProofFault::IdMismatch
+    );
+    assert_eq!(
+        with(&|d| {
+            all_wrong(d);
+            d.id = text(&"f".repeat(64));
+        }),
+        ProofFault::IdMismatch
+    );
+    assert_eq!(
+        with(&|d| {
+            d.id = text(&d.id.to_ascii_uppercase());
+        }),
+        ProofFault::IdMismatch
+    );
     assert_eq!(with(&all_wrong), ProofFault::Stale);
     let fresh = |d: &mut ConnectDevice| {
         all_wrong(d);
         d.signed_at = u64::try_from(AT).unwrap();
     };
     assert_eq!(with(&fresh), ProofFault::NonceMissing);
-    assert_eq!(with(&|d| { fresh(d); d.nonce = text("deadbeef"); }), ProofFault::NonceMismatch);
-    assert_eq!(with(&|d| { fresh(d); d.nonce = text(NONCE); }), ProofFault::SignatureInvalid);
-    for (late, ok) in [(120_000, true), (-120_000, true), (120_001, false), (-120_001, false)] {
+    assert_eq!(
+        with(&|d| {
+            fresh(d);
+            d.nonce = text("deadbeef");
+        }),
+        ProofFault::NonceMismatch
+    );
+    assert_eq!(
+        with(&|d| {
+            fresh(d);
+            d.nonce = text(NONCE);
+        }),
+        ProofFault::SignatureInvalid
+    );
+    for (late, ok) in [
+        (120_000, true),
+        (-120_000, true),
+        (120_001, false),
+        (-120_001, false),
+    ] {
         let at = verify(&vector(V3), "operator", NONCE, AT + late);
         assert_eq!(at.is_ok(), ok, "{late}");
     }
-    let replay = verify(&vector(V3), "operator", "99999999-2222-3333-4444-555555555555", AT);
+    let replay = verify(
+        &vector(V3),
+        "operator",
+        "99999999-2222-3333-4444-555555555555",
+        AT,
+    );
     assert_eq!(replay, Err(ProofFault::NonceMismatch));
 }
