@@ -497,6 +497,11 @@ impl Book {
         })])
     }
 
+    /// Newer than what its row says: uses are noted on the side.
+    fn last_used(&self, device_id: &str, role: Role) -> Option<i64> {
+        self.devices.get(device_id)?.last_used_ms(role)
+    }
+
     fn live(&self, device_id: &str, role: Role) -> Result<&DeviceTokenRow, Refusal> {
         let device = self.devices.get(device_id).ok_or(Refusal::NoDevice)?;
         device.token(role).ok_or(Refusal::NoToken)
@@ -528,6 +533,7 @@ impl Book {
             hash: minted.hash,
             issued_at: now_ms,
             rotated_at: Some(now_ms),
+            last_used_at: self.last_used(device_id, role),
             ..token.clone()
         })])
     }
@@ -540,6 +546,7 @@ impl Book {
         let token = self.live(device_id, role)?;
         Ok(vec![Change::Token(DeviceTokenRow {
             revoked_at: Some(now_ms),
+            last_used_at: self.last_used(device_id, role),
             ..token.clone()
         })])
     }
@@ -585,7 +592,7 @@ impl Book {
                 issued_at: now_ms,
                 rotated_at: before.and_then(|t| t.rotated_at),
                 revoked_at: None,
-                last_used_at: before.and_then(|t| t.last_used_at),
+                last_used_at: self.last_used(asked.device_id, asked.role),
             }));
         }
         changes

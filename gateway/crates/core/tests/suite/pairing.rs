@@ -468,6 +468,7 @@ async fn the_cap_on_requests_is_one_transaction() {
     .await;
     let (main, acme) = (host.main_tenant().unwrap(), host.tenant("acme").unwrap());
     let first = request_of(admit(&host, &main, claim(200, Role::Operator, ScopeSet::NONE)).await);
+    clock.advance(1);
     let crowd: Vec<_> = (0..100)
         .map(|n| {
             let (host, main) = (host.clone(), main.clone());
