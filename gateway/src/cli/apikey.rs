@@ -42,7 +42,7 @@ fn period(text: &str) -> Result<i64, String> {
 }
 
 /// `read` means `operator.read`.
-fn whole_name(scope: &str) -> String {
+pub fn whole_name(scope: &str) -> String {
     if scope.contains('.') && scope.starts_with("operator") {
         scope.to_owned()
     } else {

@@ -10,6 +10,7 @@ mod chat;
 mod completion;
 mod config;
 mod cron;
+mod devices;
 mod discover;
 mod doctor;
 mod health;
@@ -112,6 +113,9 @@ enum Command {
     /// Senders who want to be let in.
     #[command(subcommand)]
     Pairing(pairing::Command),
+    /// Devices that connect: who waits, who is let in, and their tokens.
+    #[command(subcommand)]
+    Devices(devices::Command),
     /// Who did what: the audit log, and whether it is as it was written.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -195,6 +199,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Chat(args) => block_on(chat::run(global, args)),
         Command::Channels(command) => channels::run(global, command),
         Command::Pairing(command) => block_on(pairing::run(global, command)),
+        Command::Devices(command) => block_on(devices::run(global, command)),
         Command::Audit(command) => block_on(audit::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
         Command::Apikey(command) => block_on(apikey::run(global, command)),
@@ -306,6 +311,13 @@ mod tests {
             "gateway channels status",
             "gateway pairing list",
             "gateway pairing approve ABCD-1234",
+            "gateway devices list --json",
+            "gateway devices approve 018f-x",
+            "gateway devices reject 018f-x",
+            "gateway devices remove ab12",
+            "gateway devices rename ab12 laptop",
+            "gateway devices rotate ab12 --scope read",
+            "gateway devices revoke ab12 --role node",
             "gateway outbox list --state unknown",
             "gateway audit list --before 7 --limit 10",
             "gateway audit verify --json",
@@ -379,6 +391,7 @@ mod tests {
             "gateway status --timeout 0",
             "gateway apikey create --name ci --expires soon",
             "gateway apikey create",
+            "gateway devices revoke ab12 --role admin",
             "gateway completion tcl",
             "gateway onboard --api-key-stdin --channel-token-stdin",
             "gateway onboard --tls --no-tls",

@@ -45,6 +45,8 @@ pub fn sources(global: &Global) -> Result<ConnectionSources, Failure> {
         remote: None,
         configured: None,
         tenant: Some(global.tenant.clone()),
+        // Without a home there is no identity; a gateway elsewhere then says what it wants.
+        device_dir: global.state_dir().ok().map(|dir| dir.join("identity")),
         allow_insecure: false,
     };
     if sources.url.is_none() && sources.env_url.is_none() {
@@ -176,6 +178,11 @@ pub async fn connect(global: &Global, methods: &[&str]) -> Result<GatewayClient,
     let mut scopes: Vec<String> = methods.iter().flat_map(|m| scopes_for(m)).collect();
     scopes.sort();
     scopes.dedup();
+    connect_as(global, scopes).await
+}
+
+/// Connects with these scopes.
+async fn connect_as(global: &Global, scopes: Vec<String>) -> Result<GatewayClient, Failure> {
     let sources = sources(global)?;
     let client = gateway_client::connect(&sources, scopes, timeout(global)).await?;
     next_certificate(&sources, &client);
@@ -204,6 +211,19 @@ fn next_certificate(sources: &ConnectionSources, client: &GatewayClient) {
 /// One call on a connection of its own.
 pub async fn call(global: &Global, method: &str, params: Value) -> Result<Value, Failure> {
     call_with(global, method, params, false).await
+}
+
+/// One call with these scopes, on a connection of its own.
+pub async fn call_as(
+    global: &Global,
+    scopes: Vec<String>,
+    method: &str,
+    params: Value,
+) -> Result<Value, Failure> {
+    let client = connect_as(global, scopes).await?;
+    let result = client.request(method, params).await;
+    client.close().await;
+    Ok(result?)
 }
 
 /// One call; with `expect_final` the final answer of a method that answers twice.

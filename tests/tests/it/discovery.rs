@@ -27,11 +27,11 @@ fn ip(args: &[&str]) -> bool {
 }
 
 /// Namespaces of this test, removed at its end.
-struct Nets(Vec<String>);
+pub(crate) struct Nets(Vec<String>);
 
 impl Nets {
     /// `None`, and said loudly, where they cannot be made.
-    fn new(count: usize, of: &str) -> Option<Self> {
+    pub(crate) fn new(count: usize, of: &str) -> Option<Self> {
         let names: Vec<String> = (0..count)
             .map(|i| format!("gw-{of}-{}-{i}", std::process::id()))
             .collect();
@@ -46,7 +46,7 @@ impl Nets {
     }
 
     /// Joins both by a cable: 192.0.2.1 and 192.0.2.2.
-    fn cable(&self) {
+    pub(crate) fn cable(&self) {
         let (a, b) = (&self.0[0], &self.0[1]);
         assert!(ip(&[
             "-n", a, "link", "add", "gwv0", "type", "veth", "peer", "name", "gwv1", "netns", b
@@ -58,7 +58,7 @@ impl Nets {
         }
     }
 
-    fn command(&self, net: usize, program: &Path) -> Command {
+    pub(crate) fn command(&self, net: usize, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.0[net]])
@@ -71,7 +71,7 @@ impl Nets {
     }
 
     /// A gateway in a namespace, running when this returns.
-    fn gateway(&self, net: usize, state: &Path, extra: &[&str]) -> Running {
+    pub(crate) fn gateway(&self, net: usize, state: &Path, extra: &[&str]) -> Running {
         let log = state.with_extension("log");
         let sink = std::fs::File::create(&log).unwrap();
         let child = self
@@ -88,7 +88,7 @@ impl Nets {
         running
     }
 
-    fn ask(&self, net: usize, state: &Path, args: &[&str]) -> Value {
+    pub(crate) fn ask(&self, net: usize, state: &Path, args: &[&str]) -> Value {
         let output = self
             .command(net, &gateway_bin())
             .args(args)
@@ -115,7 +115,7 @@ impl Drop for Nets {
 }
 
 /// A child process that ends with this.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     log: PathBuf,
 }

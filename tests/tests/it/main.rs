@@ -5,6 +5,7 @@ mod backup;
 mod bundled;
 mod config_faults;
 mod deploy;
+mod devices;
 mod discovery;
 mod doctor;
 mod fuzz;

@@ -1,12 +1,17 @@
 //! One call over a connection of its own.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::client::{ClientOptions, GatewayClient, RequestOptions};
-use crate::details::{ConnectionSources, UrlSource, build_gateway_connection_details};
+use crate::details::{
+    ConnectionSources, GatewayConnectionDetails, Target, UrlSource,
+    build_gateway_connection_details,
+};
 use crate::error::ClientError;
+use crate::identity::DeviceStore;
 use crate::limits::{MAX_RETRY_MS, MIN_RETRY_MS, REQUEST_TIMEOUT_MS, STARTING_RETRY_MS};
 
 /// A call and where it goes.
@@ -63,12 +68,23 @@ pub async fn connect(
     timeout: Duration,
 ) -> Result<GatewayClient, ClientError> {
     let details = build_gateway_connection_details(sources)?;
-    if details.url_source == UrlSource::Flag && details.credential.is_none() {
+    let device = match &sources.device_dir {
+        Some(dir) => device(dir, &details)?,
+        None => None,
+    };
+    let kept = match &device {
+        Some(store) => store.token(&details.url)?,
+        None => None,
+    };
+    if details.url_source == UrlSource::Flag && details.credential.is_none() && kept.is_none() {
         return Err(ClientError::NoCredential { url: details.url });
     }
+    let url = details.url.clone();
     let mut options = ClientOptions::new(details.url);
     options.pins = details.pins;
     options.credential = details.credential;
+    options.device = device.as_ref().map(DeviceStore::identity).cloned();
+    options.device_token = kept;
     options.scopes = scopes;
     options.connect_timeout = options.connect_timeout.min(timeout);
     options.request_timeout = timeout;
@@ -76,7 +92,12 @@ pub async fn connect(
     let deadline = tokio::time::Instant::now() + options.connect_timeout;
     loop {
         let refusal = match GatewayClient::connect(options.clone()).await {
-            Ok(client) => return Ok(client),
+            Ok(client) => {
+                if let (Some(store), Some(token)) = (&device, &client.hello().device_token) {
+                    store.keep(&url, Some(token.clone()))?;
+                }
+                return Ok(client);
+            }
             Err(refusal) => refusal,
         };
         let Some(wait) = starting(&refusal) else {
@@ -87,6 +108,24 @@ pub async fn connect(
         }
         tokio::time::sleep(wait).await;
     }
+}
+
+/// The identity to prove to a gateway. One on this machine needs none: there the credential says enough, unless only a token
+/// of this device is at hand.
+fn device(
+    dir: &Path,
+    details: &GatewayConnectionDetails,
+) -> Result<Option<DeviceStore>, ClientError> {
+    if !Target::parse(&details.url)?.loopback {
+        return Ok(Some(DeviceStore::open(dir)?));
+    }
+    if details.credential.is_some() {
+        return Ok(None);
+    }
+    Ok(match DeviceStore::existing(dir)? {
+        Some(store) if store.token(&details.url)?.is_some() => Some(store),
+        _ => None,
+    })
 }
 
 /// How long to wait before the next attempt, if the gateway is only starting.

@@ -25,6 +25,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::details::{Credential, Target};
 use crate::error::{ClientError, GatewayError};
+use crate::identity::{DeviceIdentity, DeviceToken, SignedParts, now_ms};
 use crate::limits::*;
 
 /// The connection below the WebSocket: plain or TLS.
@@ -43,6 +44,10 @@ pub struct ClientOptions {
     pub pins: Vec<CertPin>,
     /// What to prove ourselves with.
     pub credential: Option<Credential>,
+    /// The identity to prove, if this is a device.
+    pub device: Option<Arc<DeviceIdentity>>,
+    /// The token that the gateway gave this device; used where there is no credential.
+    pub device_token: Option<DeviceToken>,
     /// `client.id` of the wire (default `cli`).
     pub client_id: String,
     /// `client.mode` of the wire (default `cli`).
@@ -66,6 +71,8 @@ impl ClientOptions {
             url: url.into(),
             pins: Vec::new(),
             credential: None,
+            device: None,
+            device_token: None,
             client_id: "cli".to_owned(),
             mode: "cli".to_owned(),
             display_name: None,
@@ -90,6 +97,8 @@ pub struct Hello {
     pub methods: Vec<String>,
     /// Scopes that we got.
     pub scopes: Vec<String>,
+    /// The token that it gives this device for later connections.
+    pub device_token: Option<DeviceToken>,
     /// The certificate that the gateway shows now and, while a change is prepared, the one after it: pin both in time.
     pub certificates: Vec<CertPin>,
     /// Milliseconds between two ticks.
@@ -383,8 +392,7 @@ async fn shake_hands(
             "it does not begin with connect.challenge".to_owned(),
         ));
     }
-    let frame =
-        json!({ "type": "req", "id": "0", "method": "connect", "params": connect_params(options) });
+    let frame = json!({ "type": "req", "id": "0", "method": "connect", "params": connect_params(options, &challenge["payload"]) });
     // If the gateway has closed already, its reason comes with the next frame.
     let _ = socket.send(Message::text(frame.to_string())).await;
     loop {
@@ -462,11 +470,13 @@ async fn secure(
     }
 }
 
-fn connect_params(options: &ClientOptions) -> Value {
+fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
+    const ROLE: &str = "operator";
+    let platform = std::env::consts::OS;
     let mut client = json!({
         "id": options.client_id,
         "version": env!("CARGO_PKG_VERSION"),
-        "platform": std::env::consts::OS,
+        "platform": platform,
         "mode": options.mode,
     });
     if let Some(name) = &options.display_name {
@@ -476,14 +486,37 @@ fn connect_params(options: &ClientOptions) -> Value {
         "minProtocol": PROTOCOL_VERSION,
         "maxProtocol": PROTOCOL_VERSION,
         "client": client,
-        "role": "operator",
+        "role": ROLE,
         "scopes": options.scopes,
         "caps": options.caps,
     });
-    match &options.credential {
-        Some(Credential::Token(token)) => params["auth"] = json!({ "token": token }),
-        Some(Credential::Password(password)) => params["auth"] = json!({ "password": password }),
-        None => {}
+    let signed_token = match (&options.credential, &options.device_token) {
+        (Some(Credential::Token(token)), _) => {
+            params["auth"] = json!({ "token": token });
+            token
+        }
+        (Some(Credential::Password(password)), _) => {
+            params["auth"] = json!({ "password": password });
+            ""
+        }
+        (None, Some(kept)) => {
+            params["auth"] = json!({ "token": kept.token, "deviceToken": kept.token });
+            &kept.token
+        }
+        (None, None) => "",
+    };
+    if let Some(identity) = &options.device {
+        params["device"] = identity.prove(&SignedParts {
+            client_id: &options.client_id,
+            client_mode: &options.mode,
+            role: ROLE,
+            scopes: &options.scopes,
+            token: signed_token,
+            platform,
+            nonce: challenge["nonce"].as_str().unwrap_or_default(),
+            // The gateway's own time, so that a clock that is wrong here does not matter.
+            signed_at: challenge["ts"].as_u64().unwrap_or_else(now_ms),
+        });
     }
     params
 }
@@ -501,6 +534,14 @@ fn hello(raw: Value) -> Hello {
         conn_id: text(&raw["server"]["connId"]),
         methods: texts(&raw["features"]["methods"]),
         scopes: texts(&raw["auth"]["scopes"]),
+        device_token: raw["auth"]["deviceToken"]
+            .as_str()
+            .map(|token| DeviceToken {
+                token: token.to_owned(),
+                role: text(&raw["auth"]["role"]),
+                scopes: texts(&raw["auth"]["scopes"]),
+                issued_at_ms: raw["auth"]["issuedAtMs"].as_u64().unwrap_or_default(),
+            }),
         certificates: ["fingerprint", "nextFingerprint"]
             .iter()
             .filter_map(|key| CertPin::parse(raw["snapshot"]["health"]["tls"][*key].as_str()?))

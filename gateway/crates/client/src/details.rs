@@ -82,6 +82,8 @@ pub struct ConnectionSources {
     pub configured: Option<ConfiguredGateway>,
     /// Tenant to talk to (`/t/<slug>/`); `None` or `main` for the default one. Not applied to a given address.
     pub tenant: Option<String>,
+    /// Where this device's identity and its tokens are kept; `None`: it has none.
+    pub device_dir: Option<std::path::PathBuf>,
     /// Allows `ws://` to other machines (tests and tunnels that the caller vouches for).
     pub allow_insecure: bool,
 }

@@ -149,6 +149,9 @@ pub enum ClientError {
     /// More than a limit allows.
     #[error("{0}")]
     TooMuch(String),
+    /// This device's identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
 }
 
 struct CloseText<'a>(u16, &'a str);
@@ -193,9 +196,11 @@ impl ClientError {
             Self::Closed {
                 code: 1008 | 4001, ..
             } => ErrorKind::Refused,
-            Self::Timeout { .. } | Self::Closed { .. } | Self::TooMuch(_) | Self::Rpc { .. } => {
-                ErrorKind::Failed
-            }
+            Self::Timeout { .. }
+            | Self::Closed { .. }
+            | Self::TooMuch(_)
+            | Self::Rpc { .. }
+            | Self::Identity(_) => ErrorKind::Failed,
         }
     }
 
@@ -220,6 +225,9 @@ impl ClientError {
             Self::Timeout { .. } => "see the gateway's log; --timeout MS waits longer".to_owned(),
             Self::Closed { code, reason } => next_for_close(*code, reason).to_owned(),
             Self::TooMuch(_) => "send less at once".to_owned(),
+            Self::Identity(_) => {
+                "check the permissions of the directory, or choose another one with --state-dir".to_owned()
+            }
         }
     }
 }
@@ -229,6 +237,21 @@ fn next_for(error: &GatewayError) -> String {
         return format!("try again in {} s", ms.div_ceil(1_000));
     }
     match error.detail_code() {
+        "PAIRING_REQUIRED" => {
+            let id = error.details["requestId"].as_str().unwrap_or("ID");
+            format!(
+                "this device waits for an operator: run `gateway devices approve {id}` on the gateway's machine within 5 minutes, then the same command again here"
+            )
+        }
+        "AUTH_DEVICE_TOKEN_MISMATCH" => {
+            "this device was removed or its token replaced: connect once with the gateway's token (--token) and have the device approved again".to_owned()
+        }
+        "AUTH_SCOPE_MISMATCH" => {
+            "this device may do less than that: connect once with the gateway's token (--token) to ask for more, then `gateway devices approve` on the gateway's machine".to_owned()
+        }
+        "DEVICE_AUTH_SIGNATURE_EXPIRED" => {
+            "the clocks of this machine and the gateway's differ by more than two minutes: set them".to_owned()
+        }
         "AUTH_TOKEN_MISMATCH" | "AUTH_PASSWORD_MISMATCH" => {
             "the credential is of another gateway or was changed: read secrets/main/gateway-token in the state directory of the gateway that runs, or give it with --token".to_owned()
         }

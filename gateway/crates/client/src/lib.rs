@@ -8,6 +8,7 @@ mod client;
 mod details;
 mod discover;
 mod error;
+mod identity;
 pub mod limits;
 
 pub use call::{CallGatewayOptions, call_gateway, connect};
@@ -19,3 +20,4 @@ pub use details::{
 pub use discover::{DiscoveredGateway, discover};
 pub use error::{ClientError, ErrorKind, GatewayError};
 pub use gateway_egress::{CertPin, tls::PinMismatch};
+pub use identity::{DeviceIdentity, DeviceStore, DeviceToken, IdentityError};

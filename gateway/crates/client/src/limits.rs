@@ -28,3 +28,7 @@ pub const STARTING_RETRY_MS: u64 = 250;
 pub const MIN_RETRY_MS: u64 = 50;
 /// Longest wait between two attempts, in milliseconds.
 pub const MAX_RETRY_MS: u64 = 2_000;
+/// Bytes of a file of a device's identity that are read.
+pub const MAX_IDENTITY_FILE_BYTES: u64 = 256 * 1024;
+/// Gateways whose token for this device is kept; the one with the oldest makes room.
+pub const MAX_KEPT_DEVICE_TOKENS: usize = 64;

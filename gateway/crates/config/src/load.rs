@@ -408,6 +408,7 @@ impl Resolver<'_> {
             allowed_origins: self.origins(&o.gateway.allowed_origins),
             allowed_hosts: self.hosts("gateway.allowedHosts", &o.gateway.allowed_hosts),
             trusted_proxies: self.networks("gateway.trustedProxies", &o.gateway.trusted_proxies),
+            pair_local_silently: o.gateway.nodes.pairing.auto_approve_local.unwrap_or(true),
             limits: limits(&o.gateway.limits),
             tls: self.tls(&o.gateway.tls),
             remote_mode: matches!(o.gateway.mode, Some(GatewayModeOption::Remote)),

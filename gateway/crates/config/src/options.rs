@@ -121,6 +121,9 @@ pub struct GatewayOptions {
     /// Addresses and networks (`127.0.0.1`, `10.0.0.0/8`) of reverse proxies. Only what comes from there may say for whom it is (the last stranger in `X-Forwarded-For`), and never counts as from this machine then. Without them, a forwarding header from this machine is refused.
     #[schemars(extend("x-reload" = "live"))]
     pub trusted_proxies: Vec<String>,
+    /// Devices that connect from this machine.
+    #[schemars(extend("x-reload" = "live"))]
+    pub nodes: NodesOptions,
     /// Limits.
     #[schemars(extend("x-reload" = "live"))]
     pub limits: LimitsOptions,
@@ -163,6 +166,23 @@ pub enum TailscaleModeOption {
     Serve,
     /// For everybody.
     Funnel,
+}
+
+/// Devices that connect, operators' and nodes.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodesOptions {
+    /// How they are paired.
+    pub pairing: PairingOptions,
+}
+
+/// Pairing of devices.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PairingOptions {
+    /// Whether a program on this machine that knows the token or password is paired without a person (default true). Never a
+    /// browser page, never through a proxy, and never where there is another tenant than `main`.
+    pub auto_approve_local: Option<bool>,
 }
 
 /// TLS of the listener (1.2 and 1.3). A change of the files is taken up while the gateway runs; a change of these keys needs a restart.

@@ -96,6 +96,8 @@ pub struct GatewaySettings {
     pub allowed_hosts: BTreeSet<String>,
     /// Where reverse proxies are whose word about their clients counts. Empty: nobody's does.
     pub trusted_proxies: Vec<Network>,
+    /// Whether a program on this machine is paired without a person, where there is no other tenant.
+    pub pair_local_silently: bool,
     /// Limits.
     pub limits: GatewayLimits,
     /// TLS of the listener.

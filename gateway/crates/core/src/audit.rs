@@ -24,7 +24,7 @@ use crate::logs::escape;
 use crate::tenant::Tenant;
 
 /// The methods whose calls are written down.
-const AUDITED: [&str; 13] = [
+const AUDITED: [&str; 19] = [
     "channels.pairing.approve",
     "channels.start",
     "channels.stop",
@@ -35,6 +35,12 @@ const AUDITED: [&str; 13] = [
     "cron.remove",
     "cron.run",
     "cron.update",
+    "device.pair.approve",
+    "device.pair.reject",
+    "device.pair.remove",
+    "device.pair.rename",
+    "device.token.revoke",
+    "device.token.rotate",
     "sessions.delete",
     "sessions.reset",
     "set-heartbeats",
@@ -91,6 +97,10 @@ fn actor(caller: &Caller) -> String {
         "credential",
         caller.credential.as_deref().map(str::to_owned),
     );
+    put(
+        "device",
+        caller.device.as_ref().map(|pass| pass.id.to_string()),
+    );
     put("conn", caller.conn.as_ref().map(|c| c.as_str().to_owned()));
     put("address", caller.ip.map(|ip| ip.to_string()));
     put("surface", Some(surface(caller.surface).to_owned()));
@@ -105,6 +115,17 @@ impl Audit {
             key: cx.tenant.shared().audit_key,
             action,
             actor: actor(&cx.caller),
+            object: Mutex::default(),
+            recorded: AtomicBool::new(false),
+        })))
+    }
+
+    /// Begins the entry of something that the gateway does by itself, by a rule of the settings.
+    pub(crate) fn by_itself(tenant: &Tenant, action: &'static str) -> Self {
+        Self(Some(Arc::new(Entry {
+            key: tenant.shared().audit_key,
+            action,
+            actor: json!({"surface": "internal"}).to_string(),
             object: Mutex::default(),
             recorded: AtomicBool::new(false),
         })))

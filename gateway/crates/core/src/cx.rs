@@ -93,6 +93,8 @@ pub struct Caller {
     pub scopes: ScopeSet,
     /// The API key that it proved itself with, if it was one.
     pub key: Option<Arc<crate::auth::ApiKey>>,
+    /// The paired device that it is, if it is one.
+    pub device: Option<crate::pair::DevicePass>,
     /// Methods it is restricted to (boot scripts, guests); `None` for no restriction beyond the scopes.
     pub only_methods: Option<Arc<[Box<str>]>>,
     /// Its caps.
@@ -122,6 +124,7 @@ impl Caller {
             role: Role::Operator,
             scopes,
             key: None,
+            device: None,
             only_methods,
             caps: Caps::default(),
             client: ClientInfo {

@@ -131,6 +131,12 @@ impl HelloParts {
         out.extend(json(&scopes));
         out.extend_from_slice(br#","method":"#);
         out.extend(json(&input.auth_method));
+        if let Some(paired) = input.device {
+            out.extend_from_slice(br#","deviceToken":"#);
+            out.extend(json(&paired.token));
+            out.extend_from_slice(br#","issuedAtMs":"#);
+            out.extend(json(&paired.issued_at_ms));
+        }
         out.extend_from_slice(&self.policy);
         Bytes::from(out)
     }

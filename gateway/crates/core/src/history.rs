@@ -173,6 +173,7 @@ pub async fn follow(
         conn: conn.clone(),
         role: cx.caller.role,
         proof,
+        device: cx.caller.device.clone(),
         scopes: cx.caller.scopes,
         caps: Caps::default(),
         client: cx.caller.client.clone(),

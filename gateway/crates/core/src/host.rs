@@ -82,6 +82,9 @@ pub struct HostOptions {
     pub on_settings: Option<OnSettings>,
 }
 
+/// Reason of the close of a device's connection whose token has ended.
+const DEVICE_REMOVED: &str = "device removed";
+
 /// Takes the settings that are about to count, and those that count until then.
 pub type OnSettings = Arc<dyn Fn(&Settings, &Settings) + Send + Sync>;
 
@@ -196,8 +199,10 @@ pub struct HelloInput<'a> {
     pub tenant: &'a Arc<Tenant>,
     /// The new connection, as it is (or will be) registered.
     pub conn: &'a ConnInfo,
-    /// `token`, `password`, `none`.
+    /// `token`, `password`, `none`, `device-token`.
     pub auth_method: &'a str,
+    /// The device that it is, if it was paired.
+    pub device: Option<&'a crate::pair::Paired>,
 }
 
 /// The settings in force and the tenants that they name; replaced as a whole.
@@ -381,6 +386,10 @@ impl Host {
             proofs: crate::readiness::Proofs::new(clock.clone(), pool.clone()),
             audit_key: crate::audit::key_of(&host_db),
             api_keys: api_keys.clone(),
+            device_tokens: crate::pair::token::DeviceTokens::new(
+                host_db.derive_key("device tokens"),
+                host_db.derive_key("credentials"),
+            ),
             workspaces: state_dir.workspaces(),
             identity: crate::hello::Identity::new(&host_db.derive_key("gateway identity")),
             clock: clock.clone(),
@@ -402,7 +411,7 @@ impl Host {
         });
         let auth = Authenticator::new(
             host_db.derive_key("credentials"),
-            api_keys,
+            shared.clone(),
             limiter_rules(&settings.gateway.limits),
             clock.clone(),
         );
@@ -653,6 +662,7 @@ impl Host {
         // Its credentials have ended, and with them what they let in.
         let removed = Close::new(Close::CREDENTIAL_CHANGED, "tenant removed");
         tenant.hub().close_where(&removed, |_| true);
+        crate::pair::forget(&tenant);
         tokio::spawn(async move {
             let drain = Duration::from_millis(host.settings().gateway.limits.drain_timeout_ms).min(
                 Duration::from_millis(crate::limits::TENANT_LEAVES_MAX_MS / 2),
@@ -712,8 +722,15 @@ impl Host {
 
     fn close_ended_credentials(&self) {
         let close = Close::new(Close::CREDENTIAL_CHANGED, "gateway auth changed");
+        let gone = Close::new(Close::CREDENTIAL_CHANGED, DEVICE_REMOVED);
         for tenant in self.tenants() {
-            let ended = tenant
+            // The device first: what let the connection in may be that device's token.
+            let mut ended = tenant.hub().close_where(&gone, |conn| {
+                !self
+                    .auth
+                    .still_paired(&tenant, conn.role, conn.device.as_ref())
+            });
+            ended += tenant
                 .hub()
                 .close_where(&close, |conn| !self.auth.still_admits(&tenant, &conn.proof));
             if ended > 0 {
@@ -736,9 +753,12 @@ impl Host {
         info: ConnInfo,
         sink: Arc<dyn EventSink>,
     ) -> Result<HubGuard, HubError> {
-        let proof = info.proof;
+        let (proof, role, device) = (info.proof, info.role, info.device.clone());
         let guard = tenant.hub().register(info, sink.clone())?;
         // Whoever replaces credentials looks at the hubs afterwards: one of the two sees the other.
+        if !self.auth.still_paired(tenant, role, device.as_ref()) {
+            sink.close(Close::new(Close::CREDENTIAL_CHANGED, DEVICE_REMOVED));
+        }
         if !self.auth.still_admits(tenant, &proof) {
             sink.close(Close::new(
                 Close::CREDENTIAL_CHANGED,
@@ -763,6 +783,7 @@ impl Host {
 
     async fn take_up(&self, tenant: &Arc<Tenant>) -> Result<(), StoreError> {
         tenant.db().ensure_open().await?;
+        crate::pair::load(tenant).await?;
         let agents: Vec<String> = tenant.agents().ids().map(str::to_owned).collect();
         let (counts, recent) = tenant
             .db()
@@ -903,6 +924,27 @@ impl Host {
                 crate::audit::sign_in_refused(&tenant, attempt, &refusal.error);
             }
         })
+    }
+
+    /// What becomes of a device that proved itself and gave a credential of this tenant. `local`: it is on this machine, seen
+    /// at the real socket, with no header of a proxy and no origin of a page. `by_secret`: by the tenant's own secret, or none.
+    #[must_use]
+    pub fn pair(
+        &self,
+        tenant: &Arc<Tenant>,
+        claim: crate::pair::book::Claim,
+        local: bool,
+        by_secret: bool,
+    ) -> crate::pair::Pairing {
+        let directory = self.directory();
+        // Where tenants share a machine, being on it says nothing about who one is.
+        let quiet =
+            local && directory.tenants.len() == 1 && directory.settings.gateway.pair_local_silently;
+        let silent = crate::pair::book::Silent {
+            first: quiet,
+            upgrade: quiet && by_secret,
+        };
+        crate::pair::admit(tenant, claim, silent)
     }
 
     /// The method table.

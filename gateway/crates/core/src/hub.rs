@@ -111,6 +111,8 @@ pub struct ConnInfo {
     pub role: Role,
     /// What let it in.
     pub proof: Proof,
+    /// The paired device that it is, if it is one: it ends with its token too.
+    pub device: Option<crate::pair::DevicePass>,
     /// Scopes it was granted.
     pub scopes: ScopeSet,
     /// Its caps.

@@ -34,6 +34,7 @@ pub mod limits;
 pub mod logs;
 pub mod metrics;
 pub mod openai;
+pub mod pair;
 mod policy;
 pub mod presence;
 pub mod process_health;

@@ -20,6 +20,17 @@ pub const API_KEY_USE_STEP_MS: i64 = 60_000;
 /// Longest time until the end of an API key is looked for again, in ms (a clock that jumps is noticed then).
 pub const API_KEY_LOOK_MAX_MS: i64 = 60_000;
 
+/// How long a device waits for an operator before its request ends by itself, in ms.
+pub const DEVICE_REQUEST_TTL_MS: i64 = 300_000;
+/// When a device for whose request there was no room may come back, in ms.
+pub const DEVICE_REQUEST_RETRY_MS: u64 = 60_000;
+/// Precision of the time when a device connected last, in ms.
+pub const DEVICE_SEEN_STEP_MS: i64 = 60_000;
+/// Time for the answer to a device that ended its own token, before its connection is closed, in ms.
+pub const DEVICE_SELF_END_MS: u64 = 200;
+/// Characters that are kept of each text in which a device describes itself.
+pub const DEVICE_TEXT_MAX_CHARS: usize = 128;
+
 /// Connections per tenant hub.
 pub const HUB_CONNECTIONS_MAX: usize = 65_536;
 /// `sessions.messages.subscribe` keys per connection.

@@ -99,6 +99,9 @@ impl Presence {
                     map.insert(key.to_owned(), v.clone().into());
                 }
             }
+            if let Some(pass) = &info.device {
+                map.insert("deviceId".to_owned(), (*pass.id).into());
+            }
             if let Some(ip) = info.ip {
                 map.insert("ip".to_owned(), ip.to_string().into());
             }

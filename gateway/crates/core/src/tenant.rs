@@ -58,6 +58,8 @@ pub struct Shared {
     pub plugin_set: Vec<Arc<gateway_wasm::Plugin>>,
     /// The API keys of all tenants; each reaches its own by its id.
     pub api_keys: Arc<crate::auth::ApiKeys>,
+    /// The tokens of all tenants' devices; each tenant makes and ends its own.
+    pub device_tokens: crate::pair::token::DeviceTokens,
     /// The gateway's own key pair's public half.
     pub identity: crate::hello::Identity,
     /// The configuration in force, as tenants see it and as it is changed.
@@ -87,6 +89,7 @@ pub struct Tenant {
     control: OnceLock<Arc<dyn ChannelControl>>,
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
+    devices: crate::pair::Devices,
     metrics: crate::metrics::Metrics,
     http_permits: Arc<Semaphore>,
     hook_limiter: crate::auth::FailureLimiter,
@@ -136,6 +139,7 @@ impl Tenant {
             control: OnceLock::new(),
             channels: OnceLock::new(),
             cron: Arc::default(),
+            devices: crate::pair::Devices::default(),
             metrics: crate::metrics::Metrics::default(),
             http_permits: crate::channel::http::tenant_permits(),
             refusals: crate::audit::Refusals::default(),
@@ -320,6 +324,12 @@ impl Tenant {
     #[must_use]
     pub fn metrics(&self) -> &crate::metrics::Metrics {
         &self.metrics
+    }
+
+    /// Its devices.
+    #[must_use]
+    pub fn devices(&self) -> &crate::pair::Devices {
+        &self.devices
     }
 
     /// Its schedules.

@@ -8,6 +8,9 @@ use crate::content::ChatMessage;
 use crate::error::DetailCode;
 use crate::method::ConnRole;
 use crate::methods::cron::CronEventPayload;
+use crate::methods::devices::{
+    DevicePairChangedPayload, DevicePairResolvedPayload, DeviceRequestView,
+};
 use crate::methods::heartbeat::HeartbeatPayload;
 use crate::methods::sessions::SessionRow;
 use crate::methods::system::{HealthSnapshot, PresenceEntry};
@@ -101,6 +104,12 @@ events! {
     ConnectChallenge = "connect.challenge", Audience::Targeted, keep, ChallengePayload;
     /// A job was made, changed, deleted, began or ended.
     Cron = "cron", Audience::Scope(Scope::Read), keep, CronEventPayload;
+    /// The list of devices changed in some other way than by a request.
+    DevicePairChanged = "device.pair.changed", Audience::Scope(Scope::Pairing), skip, DevicePairChangedPayload;
+    /// A device asks to be let in.
+    DevicePairRequested = "device.pair.requested", Audience::Scope(Scope::Pairing), keep, DeviceRequestView;
+    /// A request of a device was decided.
+    DevicePairResolved = "device.pair.resolved", Audience::Scope(Scope::Pairing), keep, DevicePairResolvedPayload;
     /// A new health snapshot.
     Health = "health", Audience::Any, skip, HealthSnapshot;
     /// A heartbeat ran or was skipped.

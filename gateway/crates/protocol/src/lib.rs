@@ -6,6 +6,7 @@
 
 mod cert_pin;
 pub mod content;
+pub mod device;
 pub mod error;
 pub mod event;
 pub mod frame;

@@ -65,4 +65,8 @@ limits! {
     MAX_ECHO_CHARS: usize = 64;
     /// Most problems that one validation message lists.
     MAX_LISTED_PROBLEMS: usize = 8;
+    /// Milliseconds by which the time of a device's signature may differ from the gateway's.
+    DEVICE_SIGNATURE_SKEW_MS: u64 = 120_000;
+    /// Frames that may wait while a `connect` is being decided.
+    MAX_FRAMES_DURING_CONNECT: usize = 15;
 }

@@ -94,3 +94,9 @@ pub const MAX_PRUNED_RESPONSES: i64 = 10;
 pub const MAX_RESPONSE_REQUEST_BYTES: usize = 2 * 1024 * 1024;
 /// Attempts to copy a tenant of which a blob is removed meanwhile.
 pub const SNAPSHOT_MAX_ATTEMPTS: u32 = 3;
+/// Devices that are paired with one tenant.
+pub const MAX_DEVICES_PER_TENANT: i64 = 1_000;
+/// Requests of devices of one tenant that may wait for an operator.
+pub const MAX_DEVICE_REQUESTS_PER_TENANT: i64 = 100;
+/// The same from one address.
+pub const MAX_DEVICE_REQUESTS_PER_ADDRESS: i64 = 10;

@@ -18,6 +18,7 @@ const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0003_tenant.sql")),
     M::up(include_str!("../migrations/0004_tenant_audit.sql")),
     M::up(include_str!("../migrations/0005_responses.sql")),
+    M::up(include_str!("../migrations/0014_devices.sql")),
 ];
 const HOST: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_host.sql")),

@@ -567,6 +567,93 @@ pub enum PairingRequested {
     CapReached,
 }
 
+/// A paired device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Lower-case hex SHA-256 of its public key.
+    pub id: String,
+    /// Its public key, base64url without padding.
+    pub public_key: String,
+    /// The name that it gives itself.
+    pub display_name: Option<String>,
+    /// The name that an operator gave it.
+    pub label: Option<String>,
+    /// Its platform as it was approved.
+    pub platform: String,
+    /// Its device family as it was approved.
+    pub device_family: Option<String>,
+    /// `client.id` as it was approved.
+    pub client_id: String,
+    /// `client.mode` as it was approved.
+    pub client_mode: String,
+    /// How it was approved last, in the words of `core`.
+    pub approved_via: String,
+    /// When it was paired first, Unix epoch ms.
+    pub created_at: i64,
+    /// When it was approved last, Unix epoch ms.
+    pub approved_at: i64,
+    /// About when it connected last, Unix epoch ms.
+    pub last_seen_at: Option<i64>,
+}
+
+/// The token of a device in a role, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceTokenRow {
+    /// The device.
+    pub device_id: String,
+    /// Its role, in the words of `core`.
+    pub role: String,
+    /// Names of its scopes.
+    pub scopes: Vec<String>,
+    /// With the host's key it gives the token.
+    pub salt: [u8; 16],
+    /// Keyed hash of the token.
+    pub hash: crate::CredentialHash,
+    /// When the device got its first token in this role, Unix epoch ms.
+    pub created_at: i64,
+    /// When this one was made, Unix epoch ms.
+    pub issued_at: i64,
+    /// When an operator replaced it last, Unix epoch ms.
+    pub rotated_at: Option<i64>,
+    /// When it was ended, Unix epoch ms.
+    pub revoked_at: Option<i64>,
+    /// About when it was used last, Unix epoch ms.
+    pub last_used_at: Option<i64>,
+}
+
+/// A device that waits for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRequestRow {
+    /// Its id.
+    pub id: String,
+    /// See [`DeviceRow::id`].
+    pub device_id: String,
+    /// See [`DeviceRow::public_key`].
+    pub public_key: String,
+    /// See [`DeviceRow::display_name`].
+    pub display_name: Option<String>,
+    /// Its platform, in its own words.
+    pub platform: String,
+    /// Its device family, in its own words.
+    pub device_family: Option<String>,
+    /// `client.id`
+    pub client_id: String,
+    /// `client.mode`
+    pub client_mode: String,
+    /// The role that it asks for, in the words of `core`.
+    pub role: String,
+    /// The scopes that it asks for.
+    pub scopes: Vec<String>,
+    /// Why it has to be approved, in the words of `core`.
+    pub reason: String,
+    /// Where it asks from: what counts as one address for the cap.
+    pub address: String,
+    /// When it asked, Unix epoch ms.
+    pub created_at: i64,
+    /// When the request ends by itself, Unix epoch ms.
+    pub expires_at: i64,
+}
+
 /// One run of a boot script.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BootRow {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use gateway_config::{AuthMode, TailscaleLogins};
 use gateway_metrics::Counter;
 use gateway_protocol::error::{DetailCode, RpcError};
+use gateway_protocol::methods::connect::AuthReason;
 use gateway_protocol::scope::ScopeSet;
 use gateway_store::TenantId;
 use hmac::{Hmac, KeyInit, Mac};
@@ -23,10 +24,11 @@ use subtle::ConstantTimeEq;
 pub use self::keys::{ApiKey, ApiKeys, NewApiKey};
 pub use self::limiter::{CredentialClass, FailureLimiter, LimiterRules};
 use crate::clock::Clock;
-use crate::cx::Surface;
+use crate::cx::{Role, Surface};
 use crate::host::TenantHint;
 use crate::limits::AUTH_CREDENTIAL_MAX_BYTES;
-use crate::tenant::Tenant;
+use crate::pair::DevicePass;
+use crate::tenant::{Shared, Tenant};
 
 /// A keyed hash of a credential.
 pub type CredentialHash = [u8; 32];
@@ -45,6 +47,10 @@ pub struct AuthAttempt<'a> {
     pub token: Option<&'a str>,
     /// `auth.password`.
     pub password: Option<&'a str>,
+    /// `auth.deviceToken`.
+    pub device_token: Option<&'a str>,
+    /// The device that the attempt says it is, and its role. Whether it is, is proven afterwards.
+    pub device: Option<(&'a str, Role)>,
     /// The way in.
     pub surface: Surface,
 }
@@ -58,6 +64,8 @@ pub enum Proof {
     Credential(CredentialHash),
     /// By a login of the tailnet, of this keyed hash, that Tailscale vouched for.
     Login(CredentialHash),
+    /// By the device token of this keyed hash.
+    Device(CredentialHash),
 }
 
 impl Proof {
@@ -66,7 +74,7 @@ impl Proof {
     pub fn name(&self, method: &str) -> Box<str> {
         match self {
             Self::Open => method.into(),
-            Self::Credential(hash) | Self::Login(hash) => {
+            Self::Credential(hash) | Self::Login(hash) | Self::Device(hash) => {
                 let [a, b, c, d, ..] = *hash;
                 format!("{method}:{a:02x}{b:02x}{c:02x}{d:02x}").into()
             }
@@ -80,6 +88,7 @@ impl std::fmt::Debug for Proof {
             Self::Open => "Open",
             Self::Credential(_) => "Credential(…)",
             Self::Login(_) => "Login(…)",
+            Self::Device(_) => "Device(…)",
         })
     }
 }
@@ -91,7 +100,7 @@ pub struct Authenticated {
     pub tenant: Arc<Tenant>,
     /// What let it in.
     pub proof: Proof,
-    /// `token`, `password`, `tailscale` or `none`, for `hello-ok.auth.method`.
+    /// `token`, `password`, `device-token`, `tailscale` or `none`, for `hello-ok.auth.method`.
     pub method: &'static str,
     /// The most that the credential may do; the connection gets what it asks for of it.
     pub ceiling: ScopeSet,
@@ -147,7 +156,7 @@ struct Owner {
 pub struct Authenticator {
     key: [u8; 32],
     credentials: arc_swap::ArcSwap<HashMap<CredentialHash, Credential>>,
-    keys: Arc<ApiKeys>,
+    shared: Arc<Shared>,
     /// The tenants in force, for the owners of API keys.
     tenants: arc_swap::ArcSwap<HashMap<TenantId, Arc<Tenant>>>,
     open_tenant: arc_swap::ArcSwapOption<Tenant>,
@@ -216,13 +225,13 @@ impl Authenticator {
     #[must_use]
     pub fn new(
         key: [u8; 32],
-        keys: Arc<ApiKeys>,
+        shared: Arc<Shared>,
         rules: LimiterRules,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             key,
-            keys,
+            shared,
             credentials: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             tenants: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             open_tenant: arc_swap::ArcSwapOption::empty(),
@@ -269,7 +278,7 @@ impl Authenticator {
         self.credentials.store(Arc::new(map));
         self.tenants.store(Arc::new(known));
         self.open_tenant.store(open);
-        self.keys.tell_change();
+        self.shared.api_keys.tell_change();
         shared.into_iter().map(|(_, slug)| slug).collect()
     }
 
@@ -355,13 +364,35 @@ impl Authenticator {
                 .load()
                 .owner(hash)
                 .is_some_and(|found| found.id() == tenant.id()),
+            Proof::Device(hash) => self
+                .shared
+                .device_tokens
+                .find(hash)
+                .is_some_and(|found| found.tenant == *tenant.id()),
         }
+    }
+
+    /// Whether a connection that is a paired device still is one in its role.
+    pub(crate) fn still_paired(
+        &self,
+        tenant: &Tenant,
+        role: Role,
+        device: Option<&DevicePass>,
+    ) -> bool {
+        device.is_none_or(|pass| {
+            self.shared
+                .device_tokens
+                .find(&pass.token)
+                .is_some_and(|found| {
+                    found.tenant == *tenant.id() && found.role == role && found.device == pass.id
+                })
+        })
     }
 
     /// Told whenever some credential may have ended or begun.
     #[must_use]
     pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.keys.changes()
+        self.shared.api_keys.changes()
     }
 
     fn owner(&self, hash: &CredentialHash) -> Option<Owner> {
@@ -374,7 +405,7 @@ impl Authenticator {
                 key: None,
             });
         }
-        let key = self.keys.find(hash)?;
+        let key = self.shared.api_keys.find(hash)?;
         let same = bool::from(key.row().hash.0.ct_eq(hash));
         if !same || key.expired(self.clock.now_ms()) {
             return None;
@@ -397,6 +428,30 @@ impl Authenticator {
         self.owner(&hash)
             .filter(|owner| takes_keys || owner.key.is_none())
             .map(|owner| (owner, hash))
+    }
+
+    /// The token of the device that the attempt says it is; clients put it into either field, or into both.
+    fn device_token(&self, a: &AuthAttempt<'_>) -> Option<Authenticated> {
+        let (device, role) = a.device?;
+        [a.device_token, a.token]
+            .into_iter()
+            .flatten()
+            .filter(|token| !token.is_empty() && token.len() <= AUTH_CREDENTIAL_MAX_BYTES)
+            .find_map(|token| {
+                let hash = self.shared.device_tokens.hash(token);
+                let found = self.shared.device_tokens.find(&hash)?;
+                if *found.device != *device || found.role != role {
+                    return None;
+                }
+                let tenant = self.tenants.load().get(&found.tenant)?.clone();
+                a.tenant_hint.admits(&tenant).then(|| Authenticated {
+                    tenant,
+                    proof: Proof::Device(hash),
+                    method: "device-token",
+                    ceiling: found.scopes,
+                    key: None,
+                })
+            })
     }
 
     /// Checks one attempt.
@@ -427,7 +482,7 @@ impl Authenticator {
             });
         }
         let given: Vec<&str> = [a.token, a.password].into_iter().flatten().collect();
-        if given.is_empty() {
+        if given.is_empty() && (a.device_token.is_none() || a.device.is_none()) {
             return Err(refusal(missing(a)));
         }
         let class = match a.surface {
@@ -456,7 +511,7 @@ impl Authenticator {
                     place.succeeded();
                 }
                 if let Some(key) = &owner.key {
-                    self.keys.used(key, self.clock.now_ms());
+                    self.shared.api_keys.used(key, self.clock.now_ms());
                 }
                 Ok(Authenticated {
                     tenant: owner.tenant,
@@ -467,6 +522,12 @@ impl Authenticator {
                 })
             }
             None => {
+                if let Some(found) = self.device_token(a) {
+                    if let Some(place) = place {
+                        place.succeeded();
+                    }
+                    return Ok(found);
+                }
                 if let Some(place) = place {
                     place.failed();
                 }
@@ -482,7 +543,8 @@ fn refusal(error: RpcError) -> AuthRefusal {
 
 fn missing(a: &AuthAttempt<'_>) -> RpcError {
     match a.surface {
-        // Existing clients know this one for a connect without any credential.
+        // Existing clients know these for a connect without any credential.
+        Surface::V4 if a.device.is_some() => AuthReason::TokenMissing.error(false),
         Surface::V4 => RpcError::new(
             DetailCode::DeviceIdentityRequired,
             "device identity required",
@@ -498,23 +560,14 @@ fn missing(a: &AuthAttempt<'_>) -> RpcError {
 }
 
 fn mismatch(a: &AuthAttempt<'_>) -> RpcError {
-    let (code, message, reason) = if a.token.is_none() {
-        (
-            DetailCode::AuthPasswordMismatch,
-            "unauthorized: gateway password mismatch (provide gateway auth password)",
-            "password_mismatch",
-        )
-    } else {
-        (
-            DetailCode::AuthTokenMismatch,
-            "unauthorized: gateway token mismatch (provide gateway auth token)",
-            "token_mismatch",
-        )
+    let reason = match (a.device, a.device_token, a.token) {
+        (Some(_), Some(_), _) => AuthReason::DeviceTokenMismatch,
+        (_, _, Some(_)) => AuthReason::TokenMismatch,
+        _ => AuthReason::PasswordMismatch,
     };
-    RpcError::new(code, message)
-        .with("authReason", reason)
-        .with("canRetryWithDeviceToken", false)
-        .with("recommendedNextStep", "update_auth_credentials")
+    // A client that keeps a device token tries that next, if it did not just now.
+    let other = reason == AuthReason::TokenMismatch && a.device.is_some();
+    reason.error(other)
 }
 
 fn rate_limited(wait_ms: u64) -> RpcError {

@@ -7,6 +7,7 @@ mod backup;
 mod channels;
 mod chat;
 pub mod config;
+mod devices;
 pub mod error;
 mod sessions;
 mod system;
@@ -54,6 +55,13 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on::<m::heartbeat::SystemEvent>(cron::system_event)
         .on::<m::heartbeat::LastHeartbeat>(cron::last_heartbeat)
         .on::<m::heartbeat::SetHeartbeats>(cron::set_heartbeats)
+        .on::<m::devices::DevicePairList>(devices::list)
+        .on::<m::devices::DevicePairApprove>(devices::approve)
+        .on::<m::devices::DevicePairReject>(devices::reject)
+        .on::<m::devices::DevicePairRemove>(devices::remove)
+        .on::<m::devices::DevicePairRename>(devices::rename)
+        .on::<m::devices::DeviceTokenRotate>(devices::rotate)
+        .on::<m::devices::DeviceTokenRevoke>(devices::revoke)
         .on::<m::config::ConfigSet>(config::set)
         .on::<m::config::ConfigPatch>(config::patch)
         .on::<m::config::ConfigApply>(config::apply)

@@ -48,6 +48,8 @@ fn attempt(host: &Host, t: &Try<'_>) -> Result<String, DetailCode> {
         tenant_hint: t.hint,
         token: t.token,
         password: t.password,
+        device_token: None,
+        device: None,
         surface: t.surface,
     })
     .map(|a| a.tenant.slug().to_owned())

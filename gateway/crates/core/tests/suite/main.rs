@@ -10,6 +10,7 @@ mod flow;
 mod full_disk;
 mod intake;
 mod observe;
+mod pairing;
 mod reload;
 mod sim;
 mod support;

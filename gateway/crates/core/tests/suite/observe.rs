@@ -243,6 +243,8 @@ async fn who_did_what_is_written_down_for_the_tenant_alone() {
             tenant_hint: hint,
             token: Some("canary-guess"),
             password: None,
+            device_token: None,
+            device: None,
             surface: gateway_core::Surface::V4,
         })
         .unwrap_err();

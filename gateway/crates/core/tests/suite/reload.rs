@@ -65,6 +65,8 @@ fn knows(host: &Host, token: &str) -> Option<String> {
         tenant_hint: &TenantHint::Unnamed,
         token: Some(token),
         password: None,
+        device_token: None,
+        device: None,
         surface: Surface::V4,
     };
     let found = host.authenticate(&attempt).ok()?;

@@ -297,6 +297,7 @@ pub fn connect_as(
         conn: conn.clone(),
         role,
         proof: gateway_core::auth::Proof::Open,
+        device: None,
         scopes,
         caps: Caps::parse(caps),
         client: client.clone(),

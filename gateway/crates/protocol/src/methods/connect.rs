@@ -239,12 +239,12 @@ impl crate::method::Params for ConnectParams {
         row(
             "auth",
             Rule::Honoured,
-            "`token` and `password`; the other credentials come with device identity.",
+            "`token`, `password` and `deviceToken`; the others have no effect.",
         ),
         row(
             "device",
-            Rule::Ignored,
-            "The shared secret decides; proofs of identity are checked once devices are paired.",
+            Rule::Honoured,
+            "Proof of a device identity: Ed25519 over the challenge's nonce, versions v3 and v2.",
         ),
         row("commands", Rule::Ignored, "Nodes are not served yet."),
         row("permissions", Rule::Ignored, "Nodes are not served yet."),
@@ -337,6 +337,145 @@ pub struct ConnectRefusal {
     pub error: RpcError,
     /// Then the socket is closed.
     pub close: Close,
+}
+
+/// Why the proof of a device identity was refused, with its code, reason and message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum ProofFault {
+    IdMismatch,
+    Stale,
+    NonceMissing,
+    NonceMismatch,
+    SignatureInvalid,
+}
+
+impl ProofFault {
+    /// All, in the order in which they are looked for.
+    pub const ALL: [ProofFault; 5] = [
+        ProofFault::IdMismatch,
+        ProofFault::Stale,
+        ProofFault::NonceMissing,
+        ProofFault::NonceMismatch,
+        ProofFault::SignatureInvalid,
+    ];
+
+    /// The error of this fault: its message is also the reason of the close.
+    pub fn error(self) -> RpcError {
+        let (code, reason, message) = match self {
+            ProofFault::IdMismatch => (
+                DetailCode::DeviceIdMismatch,
+                "device-id-mismatch",
+                "device identity mismatch",
+            ),
+            ProofFault::Stale => (
+                DetailCode::DeviceSignatureExpired,
+                "device-signature-stale",
+                "device signature expired",
+            ),
+            ProofFault::NonceMissing => (
+                DetailCode::DeviceNonceRequired,
+                "device-nonce-missing",
+                "device nonce required",
+            ),
+            ProofFault::NonceMismatch => (
+                DetailCode::DeviceNonceMismatch,
+                "device-nonce-mismatch",
+                "device nonce mismatch",
+            ),
+            ProofFault::SignatureInvalid => (
+                DetailCode::DeviceSignatureInvalid,
+                "device-signature",
+                "device signature invalid",
+            ),
+        };
+        RpcError::new(code, message).with("reason", reason)
+    }
+}
+
+/// Why a device has to be approved before it is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PairingReason {
+    /// The device is not known.
+    NotPaired,
+    /// It asks for a role that it was not approved for.
+    RoleUpgrade,
+    /// It asks for scopes that it was not approved for.
+    ScopeUpgrade,
+    /// It says that it is another platform or device family than the one that was approved.
+    MetadataUpgrade,
+}
+
+impl PairingReason {
+    /// All reasons.
+    pub const ALL: [PairingReason; 4] = [
+        PairingReason::NotPaired,
+        PairingReason::RoleUpgrade,
+        PairingReason::ScopeUpgrade,
+        PairingReason::MetadataUpgrade,
+    ];
+
+    /// `details.reason`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PairingReason::NotPaired => "not-paired",
+            PairingReason::RoleUpgrade => "role-upgrade",
+            PairingReason::ScopeUpgrade => "scope-upgrade",
+            PairingReason::MetadataUpgrade => "metadata-upgrade",
+        }
+    }
+
+    /// The reason of this name.
+    pub fn from_name(name: &str) -> Option<PairingReason> {
+        PairingReason::ALL.into_iter().find(|r| r.as_str() == name)
+    }
+
+    const fn requirement(self) -> &'static str {
+        match self {
+            PairingReason::NotPaired => "device is not approved yet",
+            PairingReason::RoleUpgrade => {
+                "device is asking for a higher role than currently approved"
+            }
+            PairingReason::ScopeUpgrade => {
+                "device is asking for more scopes than currently approved"
+            }
+            PairingReason::MetadataUpgrade => "device identity changed and must be re-approved",
+        }
+    }
+
+    const fn hint(self) -> &'static str {
+        match self {
+            PairingReason::NotPaired => "Approve this device from the pending pairing requests.",
+            PairingReason::RoleUpgrade => {
+                "Review the requested role upgrade, then approve the pending request."
+            }
+            PairingReason::ScopeUpgrade => {
+                "Review the requested scopes, then approve the pending upgrade."
+            }
+            PairingReason::MetadataUpgrade => {
+                "Review the refreshed device details, then approve the pending request."
+            }
+        }
+    }
+}
+
+/// What a refused device is told about its request.
+#[derive(Clone, Debug)]
+pub struct PairingRequired<'a> {
+    /// Why.
+    pub reason: PairingReason,
+    /// The request that waits for an operator.
+    pub request_id: &'a str,
+    /// The device.
+    pub device_id: &'a str,
+    /// The role that it asked for.
+    pub role: &'a str,
+    /// The scopes that it asked for.
+    pub scopes: &'a [String],
+    /// The roles that it has; empty for a device that is not known.
+    pub approved_roles: Vec<String>,
+    /// The scopes that it has.
+    pub approved_scopes: Vec<String>,
 }
 
 /// Why a credential was refused, with its code, next step and message: the one table of the handshake.
@@ -527,6 +666,50 @@ impl ConnectRefusal {
         )
     }
 
+    /// A proof of a device identity that does not hold.
+    pub fn proof(fault: ProofFault) -> ConnectRefusal {
+        ConnectRefusal::closing(fault.error(), Close::POLICY)
+    }
+
+    /// The device waits for an operator. The reason of the close holds the request's id early, because reasons are cut.
+    pub fn pairing_required(p: &PairingRequired<'_>) -> ConnectRefusal {
+        let mut error = RpcError::new(
+            DetailCode::PairingRequired,
+            format!("pairing required: {}", p.reason.requirement()),
+        )
+        .with("reason", p.reason.as_str())
+        .with("requestId", p.request_id)
+        .with("remediationHint", p.reason.hint())
+        .with("deviceId", p.device_id)
+        .with("requestedRole", p.role);
+        if !p.scopes.is_empty() {
+            error = error.with("requestedScopes", p.scopes.to_vec());
+        }
+        if !p.approved_roles.is_empty() {
+            error = error
+                .with("approvedRoles", p.approved_roles.clone())
+                .with("approvedScopes", p.approved_scopes.clone());
+        }
+        let close = Close::new(
+            Close::POLICY,
+            &format!(
+                "pairing required: (requestId: {}) {}",
+                p.request_id,
+                p.reason.requirement()
+            ),
+        );
+        ConnectRefusal { error, close }
+    }
+
+    /// The Control UI without a device identity.
+    pub fn control_ui_device_identity_required() -> ConnectRefusal {
+        let error = RpcError::new(
+            DetailCode::ControlUiDeviceIdentityRequired,
+            "control ui requires device identity (use HTTPS or localhost secure context)",
+        );
+        ConnectRefusal::closing(error, Close::POLICY)
+    }
+
     /// Neither a credential nor a device identity.
     pub fn device_identity_required() -> ConnectRefusal {
         let error = RpcError::new(
@@ -678,11 +861,21 @@ pub struct HelloSessionDefaults {
 
 /// Rights in `hello-ok`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct HelloAuth {
     /// `operator` or `node`.
     pub role: String,
     /// Granted scopes.
     pub scopes: Vec<String>,
+    /// What let the connection in: `none`, `token`, `password`, `device-token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The device's token for this role: good for later connections instead of the shared secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_token: Option<String>,
+    /// When it was made, milliseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at_ms: Option<i64>,
 }
 
 /// Limits in `hello-ok`.

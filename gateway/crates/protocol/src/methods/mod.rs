@@ -9,6 +9,7 @@ pub mod chat;
 pub mod config;
 pub mod connect;
 pub mod cron;
+pub mod devices;
 pub mod heartbeat;
 pub mod logs;
 pub mod rpc;
@@ -28,6 +29,7 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     config::SPECS,
     connect::SPECS,
     cron::SPECS,
+    devices::SPECS,
     heartbeat::SPECS,
     logs::SPECS,
     rpc::SPECS,

@@ -6,8 +6,8 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, apikeys, audit, backup, channels, chat, config, connect, cron, heartbeat, logs, rpc,
-    sessions, system, tools,
+    agents, apikeys, audit, backup, channels, chat, config, connect, cron, devices, heartbeat,
+    logs, rpc, sessions, system, tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -64,6 +64,13 @@ macro_rules! for_all_methods {
         each!(cron::CronRuns);
         each!(cron::CronStatus);
         each!(cron::CronUpdate);
+        each!(devices::DevicePairApprove);
+        each!(devices::DevicePairList);
+        each!(devices::DevicePairReject);
+        each!(devices::DevicePairRemove);
+        each!(devices::DevicePairRename);
+        each!(devices::DeviceTokenRevoke);
+        each!(devices::DeviceTokenRotate);
         each!(heartbeat::LastHeartbeat);
         each!(heartbeat::SetHeartbeats);
         each!(heartbeat::SystemEvent);
@@ -140,6 +147,7 @@ fn scopes_are_those_of_the_protocol() {
             "channels.pairing.list" | "channels.pairing.approve" => {
                 Access::Operator(Scope::Pairing)
             }
+            name if name.starts_with("device.") => Access::Operator(Scope::Pairing),
             _ => Access::Operator(Scope::Read),
         };
         assert_eq!(spec.access, expected, "{}", spec.name);

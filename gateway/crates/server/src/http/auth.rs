@@ -7,7 +7,9 @@ use gateway_core::{
     auth::{AuthAttempt, Authenticated},
     cx::{Caller, ClientInfo, Role, Surface},
 };
-use gateway_protocol::{error::RpcError, limits::MAX_TRACEPARENT_BYTES};
+use gateway_protocol::{
+    error::RpcError, limits::MAX_TRACEPARENT_BYTES, methods::connect::ConnectAuth,
+};
 use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{Ask, reply};
@@ -31,6 +33,15 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> Option<Box<str>> {
     (value.len() <= MAX_TRACEPARENT_BYTES).then(|| value.into())
 }
 
+/// What a request shows of itself.
+#[derive(Default)]
+struct Shown<'a> {
+    token: Option<&'a str>,
+    password: Option<&'a str>,
+    device_token: Option<&'a str>,
+    device: Option<(&'a str, Role)>,
+}
+
 /// Checks a credential against whatever host name and path say about the tenant.
 pub(crate) fn check(
     ask: &Ask,
@@ -38,11 +49,35 @@ pub(crate) fn check(
     password: Option<&str>,
     surface: Surface,
 ) -> Result<Authenticated, RpcError> {
+    let shown = Shown {
+        token,
+        password,
+        ..Shown::default()
+    };
+    authenticate(ask, &shown, surface)
+}
+
+/// The same for a `connect`, which may be a device's.
+pub(crate) fn check_connect(
+    ask: &Ask,
+    credentials: Option<&ConnectAuth>,
+    device: Option<(&str, Role)>,
+) -> Result<Authenticated, RpcError> {
+    let shown = Shown {
+        token: credentials.and_then(|a| a.token.as_deref()),
+        password: credentials.and_then(|a| a.password.as_deref()),
+        device_token: credentials.and_then(|a| a.device_token.as_deref()),
+        device,
+    };
+    authenticate(ask, &shown, Surface::V4)
+}
+
+fn authenticate(ask: &Ask, shown: &Shown<'_>, surface: Surface) -> Result<Authenticated, RpcError> {
     let sockets = matches!(surface, Surface::V4 | Surface::JsonRpcWs);
+    let bare = shown.token.is_none() && shown.password.is_none() && shown.device_token.is_none();
     if let Some(identity) = ask.front.as_ref().and_then(|front| front.identity.as_ref())
         && sockets
-        && token.is_none()
-        && password.is_none()
+        && bare
     {
         return identity.admit(ask);
     }
@@ -51,8 +86,10 @@ pub(crate) fn check(
         loopback: ask.local(),
         origin: ask.origin.as_deref(),
         tenant_hint: &ask.hint,
-        token,
-        password,
+        token: shown.token,
+        password: shown.password,
+        device_token: shown.device_token,
+        device: shown.device,
         surface,
     };
     ask.app
@@ -78,6 +115,7 @@ pub(crate) fn caller(
         scopes: found.ceiling,
         only_methods: methods_of(&found, surface),
         key: found.key.clone(),
+        device: None,
         caps: Default::default(),
         client: ClientInfo {
             id: "http".to_owned(),

@@ -1,14 +1,16 @@
 //! The v4 protocol on one socket: challenge, `connect`, then requests and numbered events.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use gateway_core::{
     auth::{Authenticated, Proof},
     cx::{Caller, Caps, ClientInfo, Cx, InterimSink, Role, Surface},
     dispatch::{Dispatched, dispatch},
     host::HelloInput,
     hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
+    pair::{self, Paired, Pairing, book::Claim, proof},
     random,
     tenant::Tenant,
 };
@@ -17,9 +19,10 @@ use gateway_protocol::{
     error::{DetailCode, RpcError},
     event::{ChallengePayload, TickPayload},
     frame::{self, ClientFrame, Close, FaultAnswer, Request},
-    limits::{MAX_FRAME_BYTES, MAX_UNAUTHORIZED_CALLS},
-    methods::connect::{ClientId, ClientMode, ConnectParams, ConnectRefusal},
+    limits::{MAX_FRAME_BYTES, MAX_FRAMES_DURING_CONNECT, MAX_UNAUTHORIZED_CALLS},
+    methods::connect::{AuthReason, ClientId, ClientMode, ConnectParams, ConnectRefusal},
 };
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,8 +38,11 @@ use crate::{
 /// What the codec knows of its connection.
 pub(crate) struct V4 {
     ask: Ask,
+    nonce: Box<str>,
     handshake_by_ms: u64,
     pub(crate) beat: Beat,
+    /// A `connect` that is being decided, and the frames behind it.
+    connecting: Option<Box<Connecting>>,
     open: Option<Open>,
 }
 
@@ -48,23 +54,52 @@ struct Open {
     _hub: HubGuard,
 }
 
+/// What was decided about a device.
+type Decided = Arc<Mutex<Option<Result<Paired, ConnectRefusal>>>>;
+
+struct Connecting {
+    admission: Admission,
+    decided: Decided,
+    behind: VecDeque<Bytes>,
+}
+
+/// A `connect` whose credential is good.
+struct Admission {
+    params: ConnectParams,
+    found: Authenticated,
+    role: Role,
+}
+
+/// What a device may do and goes on by, or a client that is none.
+struct Rights {
+    scopes: ScopeSet,
+    paired: Option<Paired>,
+}
+
+/// What comes next for a `connect` whose credential is good.
+enum Next {
+    Open(Rights),
+    Device(Claim),
+}
+
 impl V4 {
     pub(crate) fn new(ask: Ask, now_ms: u64) -> Self {
         let handshake_by_ms = now_ms + ask.app.handshake_timeout_ms();
         Self {
+            nonce: random::uuid(&*ask.app.host.shared().random).into(),
             ask,
             handshake_by_ms,
             beat: Beat::new(now_ms, u64::MAX / 4),
+            connecting: None,
             open: None,
         }
     }
 
-    /// The nonce is fresh for each socket. It is not kept: only proofs of device identity will be checked against it.
+    /// The nonce is fresh for each socket, and each socket has one `connect`: a proof of identity is good once.
     pub(crate) fn open(&mut self, link: &mut Link) {
-        let app = &self.ask.app;
         let challenge = ChallengePayload {
-            nonce: random::uuid(&*app.host.shared().random),
-            ts: app.now_ms(),
+            nonce: self.nonce.to_string(),
+            ts: self.ask.app.now_ms(),
         };
         match serde_json::to_vec(&challenge) {
             Ok(payload) => link.text(frame::encode_targeted_event("connect.challenge", &payload)),
@@ -73,6 +108,16 @@ impl V4 {
     }
 
     pub(crate) fn message(&mut self, link: &mut Link, bytes: &Bytes) {
+        if let Some(connecting) = &mut self.connecting {
+            if connecting.behind.len() >= MAX_FRAMES_DURING_CONNECT {
+                return link.close(Close::new(
+                    Close::POLICY,
+                    "too many pending handshake frames",
+                ));
+            }
+            connecting.behind.push_back(bytes.clone());
+            return;
+        }
         match (ClientFrame::parse(bytes), &self.open) {
             (Ok(request), None) if request.method == "connect" => self.connect(link, &request),
             (Ok(request), None) => fault(link, frame::first_must_be_connect(request.id)),
@@ -83,25 +128,95 @@ impl V4 {
     }
 
     fn connect(&mut self, link: &mut Link, request: &Request<'_>) {
-        let admitted = self.admit(link, request);
-        link.app.traffic.connect_ended(admitted.is_ok());
-        match admitted {
+        let id = request.id.get();
+        let next = self
+            .admission(request)
+            .and_then(|admission| Ok((self.next(&admission)?, admission)));
+        match next {
+            Err(refusal) => self.connected(link, id, Err(refusal)),
+            Ok((Next::Open(rights), admission)) => {
+                let opened = self.enter(link, admission, rights);
+                self.connected(link, id, opened);
+            }
+            Ok((Next::Device(claim), admission)) => {
+                // Only this machine's own sockets, with no page and no proxy behind them, may be let in without a person.
+                let local = self.ask.local() && self.ask.origin.is_none();
+                let by_secret = !matches!(admission.found.proof, Proof::Device(_));
+                let tenant = &admission.found.tenant;
+                match link.app.host.pair(tenant, claim, local, by_secret) {
+                    Pairing::Now(decided) => {
+                        let opened = decided
+                            .and_then(|paired| self.enter(link, admission, Rights::of(paired)));
+                        self.connected(link, id, opened);
+                    }
+                    Pairing::Later(work) => {
+                        let decided = Decided::default();
+                        let result = decided.clone();
+                        self.connecting = Some(Box::new(Connecting {
+                            admission,
+                            decided,
+                            behind: VecDeque::new(),
+                        }));
+                        link.calls.push(Call {
+                            kind: CallKind::V4(id.into()),
+                            waits: false,
+                            future: work
+                                .map(move |done| {
+                                    *result.lock() = Some(done);
+                                    Ok(Bytes::new())
+                                })
+                                .boxed(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The device was decided about: the connection is let in or refused, then comes what waited behind its `connect`.
+    fn decided(&mut self, link: &mut Link, id: &str, connecting: Connecting) {
+        let opened = match connecting.decided.lock().take() {
+            Some(decided) => decided
+                .and_then(|paired| self.enter(link, connecting.admission, Rights::of(paired))),
+            None => Err(ConnectRefusal::closing(
+                RpcError::unavailable("the connect was not decided"),
+                Close::INTERNAL,
+            )),
+        };
+        self.connected(link, id, opened);
+        for bytes in connecting.behind {
+            if link.closing() {
+                return;
+            }
+            self.message(link, &bytes);
+        }
+    }
+
+    fn connected(
+        &mut self,
+        link: &mut Link,
+        id: &str,
+        opened: Result<(Open, Bytes), ConnectRefusal>,
+    ) {
+        link.app.traffic.connect_ended(opened.is_ok());
+        match opened {
             Ok((open, hello)) => {
                 link.permit.authenticated();
                 link.max_message = MAX_FRAME_BYTES;
                 self.beat = Beat::new(link.now_ms, link.app.limits.ping_interval_ms);
                 self.open = Some(open);
-                self.answer(link, CallKind::V4(request.id.get().into()), Ok(hello));
+                self.answer(link, CallKind::V4(id.into()), Ok(hello));
             }
             Err(refusal) => {
-                link.text(frame::encode_res_err(request.id.get(), &refusal.error));
+                link.text(frame::encode_res_err(id, &refusal.error));
                 link.close(refusal.close);
             }
         }
     }
 
-    // The order of the checks is part of the protocol: start-up, version, role, (origin: before the upgrade), credential, identity.
-    fn admit(&self, link: &Link, request: &Request<'_>) -> Result<(Open, Bytes), ConnectRefusal> {
+    // The order of the checks is part of the protocol: start-up, version, role, (origin: before the upgrade), credential, then
+    // the identity: whether one is needed, its proof, its approval.
+    fn admission(&self, request: &Request<'_>) -> Result<Admission, ConnectRefusal> {
         let app = &self.ask.app;
         // The plain decoder is as strict as the schema but says less: the slow one is asked only for its words.
         let params = match request
@@ -122,12 +237,94 @@ impl V4 {
             ConnRole::Operator => Role::Operator,
             ConnRole::Node => Role::Node,
         };
-        let credentials = params.auth.as_ref();
-        let token = credentials.and_then(|a| a.token.as_deref().or(a.device_token.as_deref()));
-        let password = credentials.and_then(|a| a.password.as_deref());
-        let found = auth::check(&self.ask, token, password, Surface::V4)
+        let device = params.device.as_ref().map(|d| (d.id.as_str(), role));
+        let found = auth::check_connect(&self.ask, params.auth.as_ref(), device)
             .map_err(|e| ConnectRefusal::closing(e, Close::POLICY))?;
-        let scopes = self.scopes(&params, role, &found);
+        Ok(Admission {
+            params,
+            found,
+            role,
+        })
+    }
+
+    fn next(&self, admission: &Admission) -> Result<Next, ConnectRefusal> {
+        let Admission {
+            params,
+            found,
+            role,
+        } = admission;
+        let without = |scopes| {
+            Ok(Next::Open(Rights {
+                scopes,
+                paired: None,
+            }))
+        };
+        let now_ms = self.ask.app.now_ms();
+        let proven = proof::verify(params, role.as_str(), &self.nonce, now_ms)
+            .map_err(ConnectRefusal::proof)?;
+        if matches!(found.proof, Proof::Login(_)) && *role == Role::Operator {
+            // A person that the tailnet vouches for needs no device of their own.
+            return without(self.scopes(params, *role, found));
+        }
+        let Some(device) = proven else {
+            return match (role, params.client.id) {
+                (_, ClientId::OpenclawControlUi) => {
+                    Err(ConnectRefusal::control_ui_device_identity_required())
+                }
+                (Role::Node, _) => Err(ConnectRefusal::device_identity_required()),
+                _ => without(self.scopes(params, *role, found)),
+            };
+        };
+        let asked = ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str()));
+        if matches!(found.proof, Proof::Device(_)) {
+            if !asked.is_within(found.ceiling) && *role == Role::Operator {
+                return Err(ConnectRefusal::unauthorized(
+                    AuthReason::ScopeMismatch,
+                    false,
+                ));
+            }
+        } else if params.client.mode == ClientMode::Probe {
+            return without(ScopeSet::NONE);
+        } else if *role == Role::Operator
+            && self.ask.local()
+            && self.ask.origin.is_none()
+            && (params.client.id, params.client.mode)
+                == (ClientId::GatewayClient, ClientMode::Backend)
+        {
+            // A program's helper on this machine is no device of its own.
+            return without(self.scopes(params, *role, found));
+        }
+        let text = |t: &Option<gateway_protocol::value::NonEmpty>| {
+            t.as_ref().map(|s| s.as_str().to_owned())
+        };
+        Ok(Next::Device(Claim {
+            device_id: device.id,
+            public_key: device.public_key,
+            display_name: text(&params.client.display_name),
+            platform: params.client.platform.as_str().to_owned(),
+            device_family: text(&params.client.device_family),
+            client_id: params.client.id.as_str(),
+            client_mode: params.client.mode.as_str(),
+            role: *role,
+            scopes: asked,
+            address: pair::address(self.ask.ip()),
+        }))
+    }
+
+    fn enter(
+        &self,
+        link: &Link,
+        admission: Admission,
+        rights: Rights,
+    ) -> Result<(Open, Bytes), ConnectRefusal> {
+        let app = &self.ask.app;
+        let Admission {
+            params,
+            found,
+            role,
+        } = admission;
+        let scopes = rights.scopes;
+        let device = rights.paired.as_ref().map(|p| p.pass.clone());
         let id = app.host.new_conn_id();
         let client = ClientInfo {
             id: params.client.id.as_str(),
@@ -157,6 +354,7 @@ impl V4 {
             role,
             scopes,
             key: None,
+            device: device.clone(),
             only_methods: None,
             caps,
             client: client.clone(),
@@ -168,6 +366,7 @@ impl V4 {
             conn: id,
             role,
             proof: found.proof,
+            device,
             scopes,
             caps,
             client,
@@ -187,6 +386,7 @@ impl V4 {
             tenant: &found.tenant,
             conn: &info,
             auth_method: found.method,
+            device: rights.paired.as_ref(),
         });
         let open = Open {
             tenant: found.tenant,
@@ -261,6 +461,10 @@ impl V4 {
         result: Result<Bytes, RpcError>,
     ) {
         let CallKind::V4(id) = kind else { return };
+        // Until it is open, a connection has no other call.
+        if let Some(connecting) = self.connecting.take() {
+            return self.decided(link, &id, *connecting);
+        }
         match result {
             Ok(payload) => {
                 if let Some(open) = &mut self.open {
@@ -339,6 +543,15 @@ impl V4 {
     pub(crate) fn gone(&mut self) {
         if let Some(open) = self.open.take() {
             open.cancel.cancel();
+        }
+    }
+}
+
+impl Rights {
+    fn of(paired: Paired) -> Self {
+        Self {
+            scopes: paired.scopes,
+            paired: Some(paired),
         }
     }
 }

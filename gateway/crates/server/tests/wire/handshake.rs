@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::*;
+use crate::{
+    devices::{Device, as_node},
+    support::*,
+};
 
 const FAULTS: &str = include_str!("../golden/handshake-faults.jsonl");
 const OPEN: &str = include_str!("../golden/open-faults.jsonl");
@@ -158,14 +161,9 @@ fn a_password_field_may_hold_the_token_and_a_probe_may_be_older() {
         "{hello}"
     );
     // So may a node (recorded as c4b).
-    let mut node = gw.ws();
-    node.json();
-    let client = json!({ "id": "node-host", "version": "1", "platform": "linux", "mode": "node" });
-    node.text(
-        &connect(json!({ "minProtocol": 3, "maxProtocol": 3, "role": "node", "scopes": [], "client": client }))
-            .to_string(),
-    );
-    assert_eq!(node.json()["payload"]["protocol"], 4);
+    let old = json!({ "minProtocol": 3, "maxProtocol": 3 });
+    let (_node, hello) = Device::new(41).let_in(&gw, as_node(old));
+    assert_eq!(hello["payload"]["protocol"], 4);
     probe.call("h", "health", json!({}));
     assert_eq!(probe.answer("h")["ok"], true);
     probe.call("s", "sessions.list", json!({}));
@@ -276,11 +274,8 @@ fn guessing_from_a_page_is_slowed_down_even_on_this_machine() {
 #[test]
 fn wrong_roles_are_told_a_few_times() {
     let gw = plain();
-    let mut ws = gw.ws();
-    ws.json();
-    let client = json!({ "id": "node-host", "version": "1", "platform": "linux", "mode": "node" });
-    ws.text(&connect(json!({ "role": "node", "client": client, "scopes": [] })).to_string());
-    assert_eq!(ws.json()["ok"], true);
+    let (mut ws, hello) = Device::new(42).let_in(&gw, as_node(json!({})));
+    assert_eq!(hello["payload"]["auth"]["role"], "node");
     for n in 0..11 {
         ws.call(&n.to_string(), "sessions.list", json!({}));
         let got = ws.answer(&n.to_string());

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod apikeys;
+mod devices;
 mod handshake;
 mod hooks;
 mod names;

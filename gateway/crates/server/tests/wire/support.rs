@@ -38,14 +38,29 @@ pub fn upstream(model: SocketAddr) -> Gateway {
     configured(&agents, |_| {})
 }
 
-/// As [`gateway`], with more text in its configuration.
-pub fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
-    let rt = tokio::runtime::Builder::new_multi_thread()
+/// A gateway with the tenant `main` alone, and more text in its configuration.
+pub fn alone(more: &str) -> Gateway {
+    let rt = runtime();
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        r#"{{ gateway: {{ auth: {{ mode: "token", token: "{TOKEN}" }}, allowedOrigins: ["https://page.example"], {more} }} }}"#
+    );
+    let gw = placed(rt, dir, &text, |_| {});
+    gw.wait_ready();
+    gw
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .unwrap();
-    let gw = starting(rt, more, change);
+        .unwrap()
+}
+
+/// As [`gateway`], with more text in its configuration.
+pub fn configured(more: &str, change: impl FnOnce(&mut GatewayServerOptions)) -> Gateway {
+    let gw = starting(runtime(), more, change);
     gw.wait_ready();
     gw
 }
@@ -57,7 +72,16 @@ pub fn starting(
     change: impl FnOnce(&mut GatewayServerOptions),
 ) -> Gateway {
     let dir = tempfile::tempdir().unwrap();
-    let settings = settings(dir.path(), TOKEN, more);
+    placed(rt, dir, &text(TOKEN, more), change)
+}
+
+fn placed(
+    rt: tokio::runtime::Runtime,
+    dir: tempfile::TempDir,
+    text: &str,
+    change: impl FnOnce(&mut GatewayServerOptions),
+) -> Gateway {
+    let settings = parsed(dir.path(), text);
     let mut host = HostOptions::new(dir.path(), settings);
     host.guests = false;
     host.sync = SyncMode::Off;
@@ -76,20 +100,27 @@ pub fn starting(
 
 /// The settings of these tests, with this token of `main` and more text.
 fn settings(dir: &std::path::Path, token: &str, more: &str) -> Settings {
-    let text = format!(
+    parsed(dir, &text(token, more))
+}
+
+fn text(token: &str, more: &str) -> String {
+    format!(
         r#"{{
             gateway: {{ auth: {{ mode: "token", token: "{token}" }}, allowedHosts: ["x"], allowedOrigins: ["https://page.example", "https://acme.example"] }},
             {more}
             tenants: {{ acme: {{ hosts: ["acme.example"], auth: {{ mode: "token", token: "{ACME}" }} }} }},
         }}"#
-    );
+    )
+}
+
+fn parsed(dir: &std::path::Path, text: &str) -> Settings {
     let request = LoadRequest {
         state_dir: dir.to_owned(),
         config_path: None,
         overrides: Overrides::default(),
         env: &|_| None,
     };
-    load_text(&text, &request, dir.join("gateway.json5")).unwrap()
+    load_text(text, &request, dir.join("gateway.json5")).unwrap()
 }
 
 /// A gateway as it comes.

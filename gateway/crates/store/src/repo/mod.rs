@@ -6,6 +6,7 @@ mod audit;
 pub mod blobs;
 mod boot;
 mod cron;
+mod devices;
 mod events;
 mod idempotency;
 mod inbox;
