@@ -111,7 +111,7 @@ async fn settled(gateway: &Gateway) -> Value {
 /// the old one, whole; the command fails and says what to do; nothing is left behind; the gateway goes on as it was. Where the call was
 /// not needed for the edit, the new text is there, whole.
 ///
-/// Covers: F3, F4, F6.
+/// Covers: F3, F4.
 #[test]
 fn an_edit_that_meets_a_failing_disk_changes_nothing() {
     let Some(strace) = strace() else { return };
@@ -186,7 +186,7 @@ fn an_edit_that_meets_a_failing_disk_changes_nothing() {
 /// makes some, then the second, and so on until the edit goes through. The client is told, the file and the running configuration
 /// stay, and the gateway works on.
 ///
-/// Covers: F3, F4, F6.
+/// Covers: F3, F4.
 #[test]
 fn a_patch_that_meets_a_failing_disk_changes_nothing() {
     let Some(strace) = strace() else { return };
