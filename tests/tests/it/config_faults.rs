@@ -73,7 +73,9 @@ fn calls(strace: &Path, state: &Path, dir: &Path) -> Vec<(String, usize, bool)> 
         let number = counts.entry(name.to_owned()).or_insert(0);
         *number += 1;
         if arguments.contains(&place) {
-            let reads = name == "openat" && !arguments.contains("O_CREAT");
+            // What fails anyway (a folder that is there already) is not needed.
+            let reads =
+                name == "openat" && !arguments.contains("O_CREAT") || arguments.contains(" = -1 E");
             found.push((name.to_owned(), *number, !reads));
         }
     }
@@ -111,7 +113,7 @@ async fn settled(gateway: &Gateway) -> Value {
 /// the old one, whole; the command fails and says what to do; nothing is left behind; the gateway goes on as it was. Where the call was
 /// not needed for the edit, the new text is there, whole.
 ///
-/// Covers: F3, F4, F6.
+/// Covers: F3, F4.
 #[test]
 fn an_edit_that_meets_a_failing_disk_changes_nothing() {
     let Some(strace) = strace() else { return };
@@ -125,6 +127,8 @@ fn an_edit_that_meets_a_failing_disk_changes_nothing() {
         let (ok, _, err) = gateway.cli(&["config", "set", "logging.level", level]);
         assert!(ok, "{err}");
     };
+    // From here on each edit makes the same calls: the folder of earlier texts is there.
+    set("warn");
     set("info");
     let calls = calls(&strace, &state, &dir);
     set("info");
@@ -186,7 +190,7 @@ fn an_edit_that_meets_a_failing_disk_changes_nothing() {
 /// makes some, then the second, and so on until the edit goes through. The client is told, the file and the running configuration
 /// stay, and the gateway works on.
 ///
-/// Covers: F3, F4, F6.
+/// Covers: F3, F4.
 #[test]
 fn a_patch_that_meets_a_failing_disk_changes_nothing() {
     let Some(strace) = strace() else { return };

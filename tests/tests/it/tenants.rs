@@ -1543,6 +1543,8 @@ fn steady(name: &str, text: &str) -> String {
     }
     let words: BTreeSet<&str> = text
         .split(|c: char| !(c.is_ascii_alphabetic() || c == '#'))
+        // The instance of a guest goes when it has had nothing to do for a while.
+        .filter(|word| !matches!(*word, "idle" | "running"))
         .filter(|word| word.len() > 3)
         .collect();
     words.into_iter().collect::<Vec<_>>().join(" ")
