@@ -48,6 +48,18 @@ async fn flood(port: u16, count: u8) -> Vec<TcpStream> {
     open
 }
 
+/// How many of a crowd of strangers are told to come later.
+async fn refused(port: u16) -> usize {
+    let mut refused = 0;
+    for mut one in flood(port, 12).await {
+        let mut answer = [0_u8; 12];
+        let look = tokio::io::AsyncReadExt::read_exact(&mut one, &mut answer);
+        let came = tokio::time::timeout(Duration::from_millis(300), look).await;
+        refused += usize::from(came.is_ok_and(|r| r.is_ok()) && answer == *b"HTTP/1.1 503");
+    }
+    refused
+}
+
 async fn turn(ws: &mut Ws, id: &str) {
     let p = json!({"sessionKey": "main", "message": format!("hello {id}"), "idempotencyKey": id});
     ws.call("chat.send", p).await.unwrap();
@@ -273,17 +285,6 @@ async fn short_of_memory_those_who_do_not_read_go_first() {
     }
     let limit = |mb: &str| gateway.cli(&["config", "set", "gateway.limits.memoryMb", mb]);
     assert!(limit("40").0);
-    let refused = || async {
-        let strangers = flood(port, 12).await;
-        let mut refused = 0;
-        for mut one in strangers {
-            let mut answer = [0_u8; 12];
-            let look = tokio::io::AsyncReadExt::read_exact(&mut one, &mut answer);
-            let came = tokio::time::timeout(Duration::from_millis(300), look).await;
-            refused += usize::from(came.is_ok_and(|r| r.is_ok()) && answer == *b"HTTP/1.1 503");
-        }
-        refused
-    };
     let mut sent = 0;
     loop {
         let text = format!("{sent} {}", "x".repeat(120_000));
@@ -293,7 +294,7 @@ async fn short_of_memory_those_who_do_not_read_go_first() {
         let p = json!({"runId": format!("big-{sent}"), "timeoutMs": 60_000});
         ws.call("agent.wait", p).await.unwrap();
         sent += 1;
-        if sent % 20 == 0 && refused().await > 0 {
+        if sent % 20 == 0 && refused(port).await > 0 {
             break;
         }
         assert!(sent < 600, "the limit was not felt");
@@ -310,7 +311,7 @@ async fn short_of_memory_those_who_do_not_read_go_first() {
 
     assert!(limit("4096").0);
     let mut looks = 0;
-    while refused().await > 0 {
+    while refused(port).await > 0 {
         looks += 1;
         assert!(looks < 100, "there is room, and it is not seen");
     }
@@ -386,6 +387,44 @@ impl Drop for Group {
     }
 }
 
+/// 200 MB in a control group.
+struct Ballast(std::process::Child);
+
+impl Ballast {
+    fn new(group: &Group) -> Self {
+        use std::os::unix::process::CommandExt;
+        // A line that does not end is kept whole.
+        let hold = "echo $$ > \"$0\"; (head -c 200000000 /dev/zero; sleep 300) | tail";
+        let child = std::process::Command::new("sh")
+            .args(["-c", hold])
+            .arg(group.dir.join("cgroup.procs"))
+            .stdout(std::process::Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let began = std::time::Instant::now();
+        while group.used() < 200_000_000 {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "{} bytes",
+                group.used()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.0.id());
+        let _ = std::process::Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .status();
+        let _ = self.0.wait();
+    }
+}
+
 /// The limit of the control group that the process really is in is felt, without a word in the configuration.
 /// Covers: F28.
 #[tokio::test(flavor = "multi_thread")]
@@ -400,26 +439,14 @@ async fn the_limit_of_a_control_group_is_felt() {
         .await
         .unwrap();
     turn(&mut ws, "before").await;
-    let welcome = || async {
-        let mut answer = [0_u8; 12];
-        let mut socket = TcpStream::connect(("127.0.0.1", gateway.port))
-            .await
-            .unwrap();
-        let head = format!(
-            "GET /healthz HTTP/1.1\r\nhost: 127.0.0.1:{}\r\n\r\n",
-            gateway.port
-        );
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, head.as_bytes()).await;
-        let look = tokio::io::AsyncReadExt::read_exact(&mut socket, &mut answer);
-        let came = tokio::time::timeout(Duration::from_secs(10), look).await;
-        came.is_ok_and(|r| r.is_ok()) && answer == *b"HTTP/1.1 200"
-    };
-    assert!(welcome().await);
+    assert_eq!(refused(gateway.port).await, 0);
+    // Somebody else in the group holds most of it, so that there is room for the work itself.
+    let ballast = Ballast::new(&group);
     // Nine tenths of what it may hold.
     let limit = group.used() * 100 / 90;
     assert!(group.set(limit));
     let began = std::time::Instant::now();
-    while welcome().await {
+    while refused(gateway.port).await == 0 {
         assert!(
             began.elapsed() < Duration::from_secs(60),
             "the limit of {limit} bytes is not felt"
@@ -428,7 +455,7 @@ async fn the_limit_of_a_control_group_is_felt() {
     }
     turn(&mut ws, "in-need").await;
     assert!(group.set(512 * 1024 * 1024));
-    while !welcome().await {
+    while refused(gateway.port).await > 0 {
         assert!(
             began.elapsed() < Duration::from_secs(120),
             "there is room, and it is not seen"
@@ -437,4 +464,5 @@ async fn the_limit_of_a_control_group_is_felt() {
     }
     turn(&mut ws, "after").await;
     assert!(gateway.stop().success());
+    drop(ballast);
 }
