@@ -12,9 +12,14 @@ use serde_json::{Value, json};
 /// How long a test waits for something to happen; not a performance statement.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn account() -> Value {
+/// The signing secret of the webhook account of a tenant (`""` is `main`).
+fn secret(tenant: &str) -> String {
+    format!("a-signing-secret-of-this-test-0123456789{tenant}")
+}
+
+fn account(tenant: &str) -> Value {
     json!({"webhook": {"accounts": {"default": {
-        "secrets": {"signing": "a-signing-secret-of-this-test-0123456789"}, "dmPolicy": "allowlist", "allowFrom": ["una"],
+        "secrets": {"signing": secret(tenant)}, "dmPolicy": "allowlist", "allowFrom": ["una"],
     }}}})
 }
 
@@ -23,12 +28,12 @@ fn configure(state: &Path, hooks: Value) {
     std::fs::create_dir_all(state).unwrap();
     let text = json!({
         "agents": {"default": "echo", "entries": {"echo": {"tools": ["current_time", "session_info"]}}},
-        "channels": account(),
+        "channels": account(""),
         "hooks": {"components": hooks},
         "tenants": {"acme": {
             "auth": {"token": "the-token-of-acme-0123456789abcdefghijklmnopq"},
             "agents": {"default": "echo", "entries": {"echo": {}}},
-            "channels": account(),
+            "channels": account("/t/acme"),
         }},
     });
     let path = state.join("gateway.json5");
@@ -65,7 +70,7 @@ fn say(port: u16, tenant: &str, id: &str, text: &str) {
     let (status, answer) = post(
         port,
         &format!("{tenant}/channels/webhook/default/inbound"),
-        "x-webhook-secret: a-signing-secret-of-this-test-0123456789\r\n",
+        &format!("x-webhook-secret: {}\r\n", secret(tenant)),
         &json!({"id": id, "from": {"id": "una"}, "text": text}),
     );
     assert_eq!(status, 200, "{answer}");
@@ -135,7 +140,7 @@ async fn a_denied_message_is_recorded_once_and_other_tenants_meet_no_hook() {
     let (status, _) = post(
         port,
         "/channels/webhook/default/inbound",
-        "x-webhook-secret: a-signing-secret-of-this-test-0123456789\r\n",
+        &format!("x-webhook-secret: {}\r\n", secret("")),
         &json!({"id": "3", "from": {"id": "stranger"}, "text": "forbidden"}),
     );
     assert_eq!(status, 200);
