@@ -23,6 +23,7 @@ fn socket(peer: &str) -> Socket {
         local: "127.0.0.1:18789".parse().unwrap(),
         peer: peer.parse().unwrap(),
         tls: false,
+        forwarded: false,
     }
 }
 
