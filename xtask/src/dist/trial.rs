@@ -41,8 +41,9 @@ pub fn run(archive: &Path, name: &str) -> Result<String> {
             .arg("-n")
             .arg(place.join("completions/gateway.bash")),
     )?;
-    let plugins = trial.plugins()?;
+    // The first start makes the configuration that the list reads.
     let answer = trial.serve()?;
+    let plugins = trial.plugins()?;
     std::fs::remove_dir_all(&dir).map_err(|e| e.to_string())?;
     Ok(format!("bundled: {plugins}; a message: {answer}"))
 }
