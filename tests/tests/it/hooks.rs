@@ -73,7 +73,8 @@ fn say(port: u16, tenant: &str, id: &str, text: &str) {
         &format!("x-webhook-secret: {}\r\n", secret(tenant)),
         &json!({"id": id, "from": {"id": "una"}, "text": text}),
     );
-    assert_eq!(status, 200, "{answer}");
+    // Taken; whether a reply comes with it is not looked at here.
+    assert!([200, 202].contains(&status), "{status}: {answer}");
 }
 
 async fn audit(ws: &mut Ws, action: &str) -> Vec<Value> {
@@ -143,7 +144,7 @@ async fn a_denied_message_is_recorded_once_and_other_tenants_meet_no_hook() {
         &format!("x-webhook-secret: {}\r\n", secret("")),
         &json!({"id": "3", "from": {"id": "stranger"}, "text": "forbidden"}),
     );
-    assert_eq!(status, 200);
+    assert!([200, 202].contains(&status), "{status}");
     let mut main = Ws::connect(port, "/", &gateway.token()).await.unwrap();
     let shown = answered(&mut main, 1).await;
     assert!(!texts(&shown).contains("orbidden"), "{shown:?}");

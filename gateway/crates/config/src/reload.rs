@@ -101,6 +101,8 @@ pub struct TenantPlan {
     pub cron: bool,
     /// Boot scripts (they run at the next start).
     pub boot: bool,
+    /// Hooks: addresses and components.
+    pub hooks: bool,
     /// Channel accounts by kind and id.
     pub accounts: BTreeMap<(String, String), AccountChange>,
 }
@@ -242,6 +244,7 @@ fn tenant(
         session: old.session != new.session,
         cron: touched(&at("cron")),
         boot: touched(&at("boot")),
+        hooks: touched(&at("hooks")),
         accounts,
     }
 }

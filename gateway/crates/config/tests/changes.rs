@@ -385,6 +385,28 @@ fn a_plan_names_what_changes_and_nothing_else() {
     assert_eq!(account("telegram", "t"), Some(AccountChange::Added));
 }
 
+/// Hooks of every tenant, `main` too: what is only written there counts as a change of that tenant and of no other.
+#[test]
+fn an_edit_of_hooks_is_a_change_of_its_tenant() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |main: &str, acme: &str| {
+        format!(
+            "{{ hooks: {{ components: [{main}] }}, tenants: {{ acme: {{ auth: {{ token: \"{STRONG}\" }}, hooks: {{ components: [{acme}] }} }} }} }}"
+        )
+    };
+    let hook = "{ plugin: \"hook-words\" }";
+    for (slug, after) in [("main", with(hook, "")), ("acme", with("", hook))] {
+        let plan = plan(dir.path(), &with("", ""), &after);
+        let [(changed, TenantChange::Changed(parts))] =
+            &plan.tenants.iter().collect::<Vec<_>>()[..]
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(*changed, slug);
+        assert!(parts.hooks && !parts.agents && !parts.cron, "{plan:?}");
+    }
+}
+
 #[test]
 fn a_changed_secret_is_a_change_although_the_file_is_the_same() {
     let dir = tempfile::tempdir().unwrap();

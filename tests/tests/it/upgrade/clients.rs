@@ -89,8 +89,7 @@ impl Crowd {
         while let Some(message) = ws.next().await {
             match message {
                 Ok(Message::Text(text)) => {
-                    let frame: Value = serde_json::from_str(&text).unwrap();
-                    if frame["type"] == "res" {
+                    if let Some(frame) = response(&text) {
                         if frame["ok"] == true {
                             return Ok(Some(ws));
                         }
@@ -200,8 +199,7 @@ impl Crowd {
         while let Some(message) = ws.next().await {
             match message {
                 Ok(Message::Text(text)) => {
-                    let frame: Value = serde_json::from_str(&text).unwrap();
-                    if frame["type"] == "res" && frame["id"] == id {
+                    if let Some(frame) = response(&text).filter(|frame| frame["id"] == id) {
                         return Some(frame);
                     }
                 }
@@ -306,6 +304,13 @@ impl Crowd {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+/// The frame, if it is an answer. Events are not decoded: a thousand clients are told of a thousand clients, and all of them
+/// are in this one process.
+fn response(text: &str) -> Option<Value> {
+    text.starts_with(r#"{"type":"res""#)
+        .then(|| serde_json::from_str(text).unwrap())
 }
 
 /// One request and its answer: the status, and whether the connection stays. The error is the count of bytes that came.
