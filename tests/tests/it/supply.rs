@@ -152,6 +152,7 @@ fn the_environment_that_is_read_is_a_short_list() {
         "WATCHDOG_USEC",
         "WATCHDOG_PID",
         "LISTEN_FDS",
+        "LISTEN_FDS_FIRST_FD",
         "LISTEN_PID",
         // Of builds and tests.
         "GATEWAY_LONG",

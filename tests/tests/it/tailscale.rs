@@ -182,7 +182,7 @@ fn the_name_is_served_recognized_and_given_back() {
     assert!(page(&brought(UNA)).starts_with("HTTP/1.1 200"));
     assert!(page(&format!("host: {NAME}\n")).starts_with("HTTP/1.1 421"));
     let half = brought(UNA).replace("x-forwarded-proto: https\n", "");
-    assert!(page(&half).starts_with("HTTP/1.1 421"), "{}", page(&half));
+    assert!(page(&half).starts_with("HTTP/1.1 403"), "{}", page(&half));
     let local = format!("host: 127.0.0.1:{}\n", gateway.port);
     assert!(
         page(&format!("{local}tailscale-user-login: una@example.org\n"))

@@ -131,7 +131,7 @@ mod tests {
     fn the_document_has_every_normal_dependency() {
         let target = host_target().unwrap();
         let guests: Vec<String> = crate::guests::names().unwrap().into_values().collect();
-        assert_eq!(guests.len(), 4, "{guests:?}");
+        assert_eq!(guests.len(), 5, "{guests:?}");
         let parts = Parts::find(&target, &guests).unwrap();
         let sqlite = sqlite_version(&parts).unwrap();
         let bom = document(&parts, &release(&target, sqlite.clone())).unwrap();

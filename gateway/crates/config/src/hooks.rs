@@ -50,6 +50,7 @@ pub struct HooksOptions {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HookComponentOptions {
     /// Id of the plugin (its directory's name in `plugins.dir`).
+    #[serde(default)]
     pub plugin: String,
     /// What it is asked about (default: everything).
     #[serde(default)]

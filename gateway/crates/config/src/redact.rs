@@ -11,8 +11,11 @@ pub const REDACTED: &str = "__OPENCLAW_REDACTED__";
 /// Secrets shorter than this are not looked for inside other texts (they would hit by chance), in bytes.
 const MIN_SEARCHED_BYTES: usize = 8;
 
-fn tailscale(gateway: &GatewaySettings) -> Value {
+/// Nothing where there is none: what is shown can be written back, and this may not be written from elsewhere.
+fn tailscale(gateway: &GatewaySettings) -> Option<Value> {
+    let listed = matches!(gateway.tailscale_logins, TailscaleLogins::Listed(_));
     let mut shown = match &gateway.tailscale {
+        None if !listed => return None,
         None => json!({ "mode": "off" }),
         Some(t) => json!({
             "mode": t.mode.as_str(), "resetOnExit": t.reset_on_exit, "program": t.program,
@@ -22,7 +25,7 @@ fn tailscale(gateway: &GatewaySettings) -> Value {
     if let TailscaleLogins::Listed(logins) = &gateway.tailscale_logins {
         shown["logins"] = json!(logins);
     }
-    shown
+    Some(shown)
 }
 
 /// The resolved settings of one tenant in the shape of the file, with [`REDACTED`] for every secret. Values of
@@ -48,7 +51,9 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
             json!(settings.gateway.trusted_proxies),
         );
         map.insert("tls".to_owned(), tls(&settings.gateway.tls));
-        map.insert("tailscale".to_owned(), tailscale(&settings.gateway));
+        if let Some(shown) = tailscale(&settings.gateway) {
+            map.insert("tailscale".to_owned(), shown);
+        }
         if let Some(auth) = map.get_mut("auth") {
             auth["allowTailscale"] =
                 json!(settings.gateway.tailscale_logins != TailscaleLogins::Nobody);

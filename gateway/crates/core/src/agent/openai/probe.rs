@@ -166,7 +166,7 @@ impl OpenAiBackend {
 
     /// The names of the models that the server has; nothing where it does not say.
     async fn models(&self, patience: Duration) -> Option<Vec<String>> {
-        let list = self.url.to_string();
+        let list = self.url.expose();
         let list = Url::parse(&format!(
             "{}/models",
             list.strip_suffix("/chat/completions")?
