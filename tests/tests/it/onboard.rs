@@ -248,7 +248,7 @@ fn a_server_that_does_not_answer_leaves_everything_as_it_was() {
     upstream.hold(true);
     let mut args = server(&url, MODEL);
     args.extend(["--api-key-stdin", "--channel", "none", "--timeout", "500"]);
-    refused(&args, KEY, &["500 ms", "wait longer"]);
+    refused(&args, KEY, &["not done by the deadline", "wait longer"]);
     upstream.hold(false);
     let mut args = server("ftp://127.0.0.1/v1", MODEL);
     args.extend(["--no-api-key", "--channel", "none"]);

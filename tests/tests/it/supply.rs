@@ -151,6 +151,8 @@ fn the_environment_that_is_read_is_a_short_list() {
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
         "WATCHDOG_PID",
+        // Where `tailscale` is looked for, when it is used and no path of it is configured.
+        "PATH",
         "LISTEN_FDS",
         "LISTEN_FDS_FIRST_FD",
         "LISTEN_PID",
