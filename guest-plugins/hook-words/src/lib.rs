@@ -38,10 +38,14 @@ pub fn words(config: &str) -> Result<Words, String> {
             .iter()
             .map(|word| match word.as_str().map(str::to_lowercase) {
                 Some(word) if !word.is_empty() && word.chars().all(in_word) => Ok(word),
-                _ => Err(format!("`{key}` has {word}, which is no word of letters and digits")),
+                _ => Err(format!(
+                    "`{key}` has {word}, which is no word of letters and digits"
+                )),
             })
             .collect(),
-        Some(_) => Err(format!("`{key}` must be a list of at most {MAX_WORDS} words")),
+        Some(_) => Err(format!(
+            "`{key}` must be a list of at most {MAX_WORDS} words"
+        )),
     };
     if !config.is_object() {
         return Err("the configuration must be an object".to_owned());
@@ -61,7 +65,10 @@ impl Words {
     #[must_use]
     pub fn judge(&self, text: &str) -> Said {
         let text = text.to_lowercase();
-        let found: Vec<&str> = text.split(|c| !in_word(c)).filter(|w| !w.is_empty()).collect();
+        let found: Vec<&str> = text
+            .split(|c| !in_word(c))
+            .filter(|w| !w.is_empty())
+            .collect();
         let has = |word: &&String| found.contains(&word.as_str());
         if let Some(word) = self.deny.iter().find(has) {
             return Said::Denied(format!("{word:?} is not wanted here"));
@@ -82,7 +89,8 @@ mod tests {
 
     #[test]
     fn whole_words_count_whatever_their_case() {
-        let words = words(r#"{"deny":["Bomb","session_info"],"mark":["invoice","Größe"]}"#).unwrap();
+        let words =
+            words(r#"{"deny":["Bomb","session_info"],"mark":["invoice","Größe"]}"#).unwrap();
         for denied in ["a bomb!", "BOMB", "(bomb)", r#"session_info {"a":1}"#] {
             assert!(matches!(words.judge(denied), Said::Denied(_)), "{denied}");
         }
@@ -98,7 +106,13 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         assert_eq!(words("{}").unwrap(), Words::default());
-        for bad in ["", "[]", r#"{"deny":"x"}"#, r#"{"deny":["two words"]}"#, r#"{"mark":[1]}"#] {
+        for bad in [
+            "",
+            "[]",
+            r#"{"deny":"x"}"#,
+            r#"{"deny":["two words"]}"#,
+            r#"{"mark":[1]}"#,
+        ] {
             assert!(words(bad).is_err(), "{bad}");
         }
     }
