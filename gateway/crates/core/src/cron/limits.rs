@@ -2,8 +2,8 @@
 
 /// Shortest period of an `every` job, in ms.
 pub const EVERY_MIN_MS: i64 = 1_000;
-/// Latest time that a schedule may name, Unix epoch ms (the last that JavaScript knows).
-pub const AT_MAX_MS: i64 = 8_640_000_000_000_000;
+/// Latest time that a schedule may name, Unix epoch ms: the end of the year 9999, the last that RFC 3339 can write.
+pub const AT_MAX_MS: i64 = 253_402_300_799_999;
 /// Longest spread of jobs that are due at the same moment, in ms.
 pub const STAGGER_MAX_MS: i64 = 300_000;
 /// Spread of jobs that are due at every full hour, in ms, where a job names none.
