@@ -48,16 +48,7 @@ fn fuzz_dir() -> PathBuf {
 
 /// Where the programs of that build are.
 fn programs() -> Result<PathBuf> {
-    Ok(fuzz_dir().join(host_triple()?).join("debug"))
-}
-
-/// Name of this machine's own target.
-fn host_triple() -> Result<String> {
-    let told = sh::output(Command::new("rustc").arg("-vV"))?;
-    told.lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .ok_or_else(|| format!("rustc -vV names no host:\n{told}"))
+    Ok(fuzz_dir().join(sh::host_target()?).join("debug"))
 }
 
 /// When cargo calls this program in rustc's place: runs rustc, with more flags for the crates that are instrumented.
@@ -107,7 +98,7 @@ fn build(names: &[String]) -> Result<()> {
         .arg(sh::root().join("fuzz/Cargo.toml"))
         .arg("--target-dir")
         .arg(fuzz_dir())
-        .args(["--target", &host_triple()?]);
+        .args(["--target", &sh::host_target()?]);
     for name in names {
         cmd.args(["--bin", name]);
     }

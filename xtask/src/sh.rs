@@ -108,6 +108,15 @@ pub fn output(cmd: &mut Command) -> Result<String> {
     }
 }
 
+/// The triple that this machine's compiler builds for.
+pub fn host_target() -> Result<String> {
+    let text = output(Command::new("rustc").arg("-vV"))?;
+    text.lines()
+        .find_map(|l| l.strip_prefix("host: "))
+        .map(str::to_owned)
+        .ok_or_else(|| "rustc does not tell its host".to_owned())
+}
+
 /// Runs a command that may hang; it is ended after `limit`.
 pub fn run_at_most(cmd: &mut Command, limit: Duration) -> Result<()> {
     let line = shown(cmd);

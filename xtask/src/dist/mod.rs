@@ -92,7 +92,7 @@ fn run(steps: &mut Steps, how: Build) -> Option<()> {
     }
     let mut target = String::new();
     steps.run("build gateway", || {
-        target = parts::host_target()?;
+        target = sh::host_target()?;
         build(&target, how)?;
         let size = std::fs::metadata(how.binary())
             .map_err(|e| e.to_string())?

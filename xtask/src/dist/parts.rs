@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
@@ -87,15 +86,6 @@ impl Parts {
         }
         Ok(())
     }
-}
-
-/// The triple that this machine's compiler builds for.
-pub fn host_target() -> Result<String> {
-    let text = sh::output(Command::new("rustc").arg("-vV"))?;
-    text.lines()
-        .find_map(|l| l.strip_prefix("host: "))
-        .map(str::to_owned)
-        .ok_or_else(|| "rustc does not tell its host".to_owned())
 }
 
 /// Names and versions of the lines of `cargo tree --prefix none`.

@@ -113,7 +113,7 @@ fn uuid(digest: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::parts::{host_target, sqlite_version};
+    use super::super::parts::sqlite_version;
     use super::*;
     use crate::sh;
 
@@ -129,7 +129,7 @@ mod tests {
     /// The real dependencies: everything that is linked is told, with license and origin, and every reference leads somewhere.
     #[test]
     fn the_document_has_every_normal_dependency() {
-        let target = host_target().unwrap();
+        let target = sh::host_target().unwrap();
         let guests: Vec<String> = crate::guests::names().unwrap().into_values().collect();
         assert_eq!(guests.len(), 5, "{guests:?}");
         let parts = Parts::find(&target, &guests).unwrap();

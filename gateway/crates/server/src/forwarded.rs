@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use gateway_config::Network;
 use http::HeaderMap;
 
 use crate::guard::{FORWARDING, Refused, Socket};
@@ -20,18 +19,13 @@ const CLIENT: &str = "x-forwarded-for";
 pub(crate) fn socket(
     headers: &mut HeaderMap,
     socket: &Socket,
-    trusted: &[Network],
+    is_proxy: impl Fn(IpAddr) -> bool,
 ) -> Result<Socket, Refused> {
     let clients: Vec<_> = headers.get_all(CLIENT).iter().cloned().collect();
-    let mut any = false;
-    for name in FORWARDING {
-        any |= headers.remove(name).is_some();
-    }
-    if !any {
+    if !strip(headers) {
         return Ok(*socket);
     }
     let peer = socket.peer.ip().to_canonical();
-    let is_proxy = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
     if !is_proxy(peer) {
         return match peer.is_loopback() {
             true => Err(Refused::Forwarded),
@@ -53,14 +47,25 @@ pub(crate) fn socket(
         }
         _ => return Err(Refused::BadForwarding),
     }
-    Ok(brought(headers, socket, client))
+    Ok(on_behalf_of(client, socket))
 }
 
 /// The socket as a request came in on it that somebody known brought for `client`. Takes all forwarding headers out.
 pub(crate) fn brought(headers: &mut HeaderMap, socket: &Socket, client: IpAddr) -> Socket {
+    strip(headers);
+    on_behalf_of(client, socket)
+}
+
+/// Takes all forwarding headers out. Answers whether there were any.
+fn strip(headers: &mut HeaderMap) -> bool {
+    let mut any = false;
     for name in FORWARDING {
-        headers.remove(name);
+        any |= headers.remove(name).is_some();
     }
+    any
+}
+
+fn on_behalf_of(client: IpAddr, socket: &Socket) -> Socket {
     Socket {
         peer: SocketAddr::new(client, 0),
         forwarded: true,
@@ -83,6 +88,7 @@ fn address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use gateway_config::Network;
     use http::HeaderValue;
 
     use super::*;
@@ -103,7 +109,9 @@ mod tests {
             tls: false,
             forwarded: false,
         };
-        let found = socket(&mut headers, &from, &trusted);
+        let found = socket(&mut headers, &from, |ip| {
+            trusted.iter().any(|network| network.contains(ip))
+        });
         if found.is_ok() {
             assert_eq!(headers.len(), 1, "{headers:?}");
         }

@@ -101,7 +101,18 @@ struct Progress<'a> {
     model: Option<String>,
 }
 
-impl Progress<'_> {
+impl<'a> Progress<'a> {
+    fn new(out: &'a dyn TurnSink, text_bytes: usize) -> Self {
+        Self {
+            out,
+            tap: TextTap::new(out, text_bytes),
+            messages: Vec::new(),
+            usage: Usage::default(),
+            round_text: String::new(),
+            model: None,
+        }
+    }
+
     fn text(&mut self, delta: &str) -> Result<(), Fault> {
         if delta.is_empty() {
             return Ok(());
@@ -662,14 +673,7 @@ impl AgentBackend for OpenAiBackend {
         cancel: CancellationToken,
     ) -> BoxFuture<'a, Result<TurnEnd, TurnError>> {
         Box::pin(async move {
-            let mut p = Progress {
-                out,
-                tap: TextTap::new(out, turn.limits.text_bytes),
-                messages: Vec::new(),
-                usage: Usage::default(),
-                round_text: String::new(),
-                model: None,
-            };
+            let mut p = Progress::new(out, turn.limits.text_bytes);
             // Dropping the work closes the connection to the upstream.
             let done = tokio::select! {
                 biased;

@@ -154,7 +154,7 @@ fn admit(
     let names = &names.1;
     let socket = match &front {
         Some(front) => forwarded::brought(request.headers_mut(), &wire.socket, front.client),
-        None => forwarded::socket(request.headers_mut(), &wire.socket, &names.proxies)
+        None => forwarded::socket(request.headers_mut(), &wire.socket, |ip| names.is_proxy(ip))
             .map_err(refused)?,
     };
     let raw_host = text(&request, header::HOST)

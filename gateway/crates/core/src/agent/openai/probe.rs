@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use gateway_config::OpenAiSettings;
 use gateway_egress::{Egress, EgressOptions, EgressRequest, Method, Url};
-use gateway_protocol::content::{ChatMessage, Role, Usage};
+use gateway_protocol::content::{ChatMessage, Role};
 use gateway_protocol::ids::RunId;
 use gateway_protocol::session_key::SessionKey;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Fault, OpenAiBackend, Progress, limits, wire};
-use crate::agent::{TextTap, Turn, TurnErrorKind, TurnLimits, TurnSink};
+use crate::agent::{Turn, TurnErrorKind, TurnLimits, TurnSink};
 use crate::tool::ToolCatalog;
 
 /// What the server said.
@@ -75,14 +75,7 @@ pub async fn probe(
     };
     let backend = OpenAiBackend::new(egress, Arc::from("probe"), &settings).map_err(unusable)?;
     let turn = first_turn(patience).map_err(unusable)?;
-    let mut p = Progress {
-        out,
-        tap: TextTap::new(out, turn.limits.text_bytes),
-        messages: Vec::new(),
-        usage: Usage::default(),
-        round_text: String::new(),
-        model: None,
-    };
+    let mut p = Progress::new(out, turn.limits.text_bytes);
     let done = tokio::time::timeout(patience, backend.drive(&turn, &mut p))
         .await
         .unwrap_or_else(|_| {
