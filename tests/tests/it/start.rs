@@ -307,8 +307,9 @@ impl Doomed {
             .append(true)
             .open(&log)
             .unwrap();
+        // Without `--seccomp-bpf`: with it strace 6.1 loses the signal where a thread opens the file late.
         let mut strace = Command::new("strace")
-            .args(["-f", "--seccomp-bpf", "-o", "/dev/null", "-P"])
+            .args(["-f", "-o", "/dev/null", "-P"])
             .arg(file)
             .args(["-e", "trace=openat", "-e", "inject=openat:signal=SIGKILL"])
             .arg(gateway_bin())
@@ -338,6 +339,14 @@ impl Doomed {
                 "{}",
                 std::fs::read_to_string(&log).unwrap_or_default()
             );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn ended(mut self) {
+        let started = Instant::now();
+        while self.strace.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < PATIENCE, "it lives on");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -380,6 +389,25 @@ async fn after_a_crash_loop_only_the_tenant_that_is_the_reason_is_off() {
         answer.starts_with("HTTP/1.1 503") && answer.contains("safe-mode"),
         "{answer}"
     );
+    // After a while it is tried again; it is still broken, and one crash is enough to keep it off again.
+    tokio::task::block_in_place(|| safe.ended());
+    let gateway = Gateway::start_plain(&state, &[], &[]);
+    let acme = health(gateway.port, "acme").await["held"].clone();
+    assert_eq!(acme["reason"], "safe-mode", "{acme}");
+    send(gateway.port, "beta").await.unwrap();
+    // Now nothing kills: by itself it comes back.
+    let started = Instant::now();
+    while send(gateway.port, "acme").await.is_err() {
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{}",
+            health(gateway.port, "acme").await
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(health(gateway.port, "acme").await["held"].is_null());
+    assert!(health(gateway.port, "main").await["safeMode"].is_null());
+    gateway.stop();
 }
 
 /// Covers: F26.
