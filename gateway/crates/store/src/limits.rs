@@ -28,6 +28,8 @@ pub const MAX_KEPT_WAL_BYTES: i64 = 16 * 1024 * 1024;
 pub const QUICK_CHECK_MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// Milliseconds that a statement waits for a lock. Only this process opens the files, so this is a last resort.
 pub const BUSY_TIMEOUT_MS: u64 = 5_000;
+/// How long a start waits for the state directory of a process that has ended and whose files the system still closes, in ms.
+pub const DYING_HOLDER_WAIT_MS: u64 = 2_000;
 /// Rows of one page of any list.
 pub const MAX_PAGE_ROWS: i64 = 1_000;
 /// Outbox rows of one account that may be queued.
