@@ -105,7 +105,7 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     }
     gateway.kill();
     let deadline = |like: &str| row(&state, like).deadline_at.unwrap();
-    let (long, job) = (deadline("long"), deadline("cron:%"));
+    let (long, of_job) = (deadline("long"), deadline("cron:%"));
     for (like, seconds) in [("long", LONG_S), ("short", SHORT_S), ("cron:%", LONG_S)] {
         let row = row(&state, like);
         assert_eq!(row.state, "running", "{row:?}");
@@ -122,7 +122,8 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     for like in ["short", "long", "cron:%"] {
         let id = match like {
             "cron:%" => {
-                let runs = ws.call("cron.runs", json!({"limit": 10})).await.unwrap();
+                let ask = json!({"id": job, "limit": 10});
+                let runs = ws.call("cron.runs", ask).await.unwrap();
                 runs["entries"][0]["runId"].clone()
             }
             id => json!(id),
@@ -144,7 +145,7 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     assert_eq!(health["ok"], true, "{health}");
     ws.close().await;
     gateway.stop();
-    for (like, was) in [("long", long), ("cron:%", job)] {
+    for (like, was) in [("long", long), ("cron:%", of_job)] {
         let row = row(&state, like);
         assert_eq!(row.deadline_at, Some(was), "{row:?}");
         assert_eq!((row.state.as_str(), row.attempt), ("aborted", 2), "{row:?}");
