@@ -125,12 +125,9 @@ pub fn gateway(place: &Place) -> Vec<Finding> {
             for fault in faults.into_iter().flatten() {
                 let said = |key: &str| fault[key].as_str().unwrap_or("?");
                 // What only the configuration names has its next step in its own words.
-                found.push(match said("origin") {
-                    "config" => Finding::error(
-                        ID,
-                        said("error"),
-                        "do as it says; the check `plugins` looks at what would be loaded now",
-                    ),
+                let own = said("error").rsplit_once(": ");
+                found.push(match (said("origin"), own) {
+                    ("config", Some((what, next))) => Finding::error(ID, what, next),
                     _ => Finding::error(
                         ID,
                         format!("plugin {} was not loaded: {}", said("id"), said("error")),
