@@ -4,6 +4,7 @@
 mod backup;
 mod bundled;
 mod config_faults;
+mod deadline;
 mod deploy;
 mod devices;
 mod discovery;

@@ -10,6 +10,7 @@ use gateway_protocol::CertPin;
 use gateway_protocol::ids::{AgentId, ChannelName};
 use serde_json::Value;
 
+use crate::disk::DiskFault;
 use crate::error::{ConfigError, Problem};
 use crate::include::Files;
 use crate::network::Network;
@@ -101,11 +102,7 @@ pub fn load(request: LoadRequest<'_>) -> Result<Settings, ConfigError> {
             return resolve(None, &request, path, String::new());
         }
         Err(fault) => {
-            return Err(ConfigError::plain(
-                Some(path),
-                fault.to_string(),
-                "check the path and its permissions",
-            ));
+            return Err(fault.told(path));
         }
     };
     let text = utf8(bytes, &path)?;
@@ -232,11 +229,7 @@ pub fn client_view(
         }
         Err(ReadFault::Missing) if request.config_path.is_none() => None,
         Err(fault) => {
-            return Err(ConfigError::plain(
-                Some(path),
-                fault.to_string(),
-                "check the path and its permissions",
-            ));
+            return Err(fault.told(path));
         }
     };
     let mut cx = Resolver {
@@ -246,6 +239,7 @@ pub fn client_view(
         warnings: Vec::new(),
         digests: BTreeMap::new(),
         read: Vec::new(),
+        disk: None,
     };
     let empty = Options::default();
     let o = source.as_ref().map_or(&empty, |s| &s.options);
@@ -289,6 +283,7 @@ pub fn client_view(
             problems,
             next: "mend what is named above, or give the credential with --token".to_owned(),
             files: cx.read,
+            disk: cx.disk,
         });
     }
     Ok(ClientView {
@@ -324,6 +319,7 @@ fn resolve(
         warnings: Vec::new(),
         digests: BTreeMap::new(),
         read: Vec::new(),
+        disk: None,
     };
     let empty = Options::default();
     let options = source.as_ref().map_or(&empty, |s| &s.options);
@@ -334,6 +330,7 @@ fn resolve(
         warnings,
         digests,
         read,
+        disk,
         ..
     } = cx;
     if problems.is_empty() {
@@ -346,12 +343,18 @@ fn resolve(
     Err(ConfigError {
         file: source.as_ref().map(|s| s.file.clone()),
         problems,
-        next: "mend what is named above and start again; nothing was changed".to_owned(),
+        next: disk
+            .map_or(
+                "mend what is named above and start again; nothing was changed",
+                DiskFault::next,
+            )
+            .to_owned(),
         files: source
             .iter()
             .flat_map(|s| s.included().map(|name| s.beside(name)))
             .chain(read)
             .collect(),
+        disk,
     })
 }
 
@@ -365,6 +368,8 @@ pub(crate) struct Resolver<'a> {
     digests: BTreeMap<String, [u8; 32]>,
     /// Files of secrets.
     read: Vec<PathBuf>,
+    /// What the machine refused while they were read.
+    disk: Option<DiskFault>,
 }
 
 impl Resolver<'_> {
@@ -1323,6 +1328,7 @@ impl Resolver<'_> {
         let bytes = match read_bounded(file, MAX_SECRET_BYTES) {
             Ok(bytes) => bytes,
             Err(fault) => {
+                self.disk = self.disk.or(fault.of_the_machine());
                 self.bad(path, format!("{}: {fault}", file.display()), next);
                 return None;
             }
@@ -1456,6 +1462,31 @@ impl fmt::Display for ReadFault {
             Self::TooBig(max) => write!(f, "larger than {max} bytes"),
             Self::NotAFile => f.write_str("not a regular file"),
             Self::Io(e) => write!(f, "cannot be read ({e})"),
+        }
+    }
+}
+
+impl ReadFault {
+    /// What the operating system refused, where that says nothing about this file.
+    pub(crate) fn of_the_machine(&self) -> Option<DiskFault> {
+        match self {
+            Self::Io(e) => Some(DiskFault::of(e)).filter(|fault| fault.is_of_the_machine()),
+            _ => None,
+        }
+    }
+
+    /// As the error of a whole file.
+    pub(crate) fn told(&self, path: PathBuf) -> ConfigError {
+        let disk = match self {
+            Self::Io(e) => Some(DiskFault::of(e)),
+            _ => None,
+        };
+        let next = disk
+            .filter(|fault| fault.is_of_the_machine())
+            .map_or("check the path and its permissions", DiskFault::next);
+        ConfigError {
+            disk,
+            ..ConfigError::plain(Some(path), self.to_string(), next)
         }
     }
 }

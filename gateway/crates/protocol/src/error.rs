@@ -115,6 +115,8 @@ error_table! {
     GuestTrapped, "GUEST_TRAPPED", details, Unavailable, 502, -32050, retry, "A sandboxed component trapped or ran into its limits.";
     DeliveryQueued, "OUTBOUND_DELIVERY_QUEUED", details, Unavailable, 502, -32050, final, "The message is in the outbox; the first attempt to send it failed.";
     StorageFull, "STORAGE_FULL", details, Unavailable, 507, -32060, retry, "The disk or the tenant's file quota is full; nothing was accepted.";
+    StorageFailed, "STORAGE_FAILED", details, Unavailable, 500, -32061, final, "The disk failed under a read or a write; nothing was changed. `reason` and `next` say more.";
+    StorageDenied, "STORAGE_DENIED", details, Unavailable, 500, -32062, final, "The gateway may not write there: `reason` is `read-only` or `permission`, `next` says what to do; nothing was changed.";
     Internal, "INTERNAL", details, Unavailable, 500, -32603, final, "A fault of the gateway; `errorId` is in its log.";
     ProtocolMismatch, "PROTOCOL_MISMATCH", details, InvalidRequest, 400, -32600, final, "No protocol version in common.";
     OriginNotAllowed, "CONTROL_UI_ORIGIN_NOT_ALLOWED", details, InvalidRequest, 403, -32001, final, "A browser page of this origin may not connect.";

@@ -47,7 +47,8 @@ pub fn document() -> Value {
         "info": {
             "title": "gateway",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Methods of the gateway, over JSON-RPC 2.0 at /rpc (WebSocket and POST) and over v4 frames at /.",
+            "description": "Methods of the gateway, over JSON-RPC 2.0 at /rpc (WebSocket and POST) and over v4 frames at /. \
+                params of a JSON-RPC call may have the member _meta beside the parameters: {traceparent?: string}.",
         },
         "methods": methods,
         "components": { "schemas": schemas, "errors": errors },
@@ -177,7 +178,9 @@ pub fn docs_markdown() -> String {
          * **JSON-RPC 2.0** on `/rpc`, over WebSocket and over POST, with a bearer token and no handshake. Parameters are given by name; \
          names that nobody published are refused. After `rpc.subscribe`, events come as notifications whose method is the event's name \
          and whose params are its payload. `agent` answers once, when the run is over; that it was accepted is the notification \
-         `{accepted}`. POST gives final results only. A batch has at most {batch} entries.\n\n",
+         `{accepted}`. POST gives final results only. A batch has at most {batch} entries. \
+         Beside its parameters a call may have the member `_meta` in `params`, as in the Model Context Protocol: `_meta.traceparent` \
+         (W3C Trace Context) is the trace that the call belongs to, other members are ignored.\n\n",
         version = crate::PROTOCOL_VERSION,
         accepted = crate::jsonrpc::AGENT_ACCEPTED,
         batch = limits::MAX_BATCH_ITEMS,

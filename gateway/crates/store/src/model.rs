@@ -232,6 +232,12 @@ pub struct RunRow {
     pub reply_to_json: Option<String>,
     /// Hash of the request; the same run id with another hash is a conflict.
     pub request_hash: String,
+    /// Longest time that it may take from its first start, in ms.
+    pub timeout_ms: Option<i64>,
+    /// When that time is over (Unix epoch ms); set by its first start and kept by later attempts.
+    pub deadline_at: Option<i64>,
+    /// W3C trace context that it is part of.
+    pub traceparent: Option<String>,
 }
 
 /// What `insert_run` writes.
@@ -253,6 +259,10 @@ pub struct NewRun {
     pub request_hash: String,
     /// Whether it is worked on at once: then it is made in state `running`.
     pub started: bool,
+    /// See [`RunRow::timeout_ms`].
+    pub timeout_ms: Option<i64>,
+    /// See [`RunRow::traceparent`].
+    pub traceparent: Option<String>,
 }
 
 /// Answer of `insert_run`.
