@@ -71,6 +71,7 @@ pub fn names(bytes: &[u8]) {
         .map(str::to_owned)
         .into(),
         proxies: Vec::new(),
+        identity: Default::default(),
     };
     let (local, peer) = match choice & 3 {
         0 => ("127.0.0.1:18789", "127.0.0.1:50000"),

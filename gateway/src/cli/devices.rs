@@ -1,10 +1,14 @@
-//! `gateway devices list | approve | reject | remove | rename | rotate | revoke`
+//! `gateway devices list | approve | reject | remove | rename | rotate | revoke | setup-code | upgrade`
+
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::{Subcommand, ValueEnum};
+use gateway_client::UrlSource;
 use gateway_core::cron::schedule::rfc3339;
+use gateway_protocol::methods::device_setup::SETUP_SCHEME;
 use serde_json::{Value, json};
 
-use super::output::{Failure, clean, print, table, text};
+use super::output::{Exit, Failure, clean, print, table, text};
 use super::{Global, target};
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +49,25 @@ pub enum Command {
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
     },
+    /// Make a code that pairs one device, once, within ten minutes and without an approval: a link, and a picture to scan.
+    SetupCode {
+        /// What the device gets: full (everything), limited (talk, look, answer approvals), node (no operator).
+        #[arg(long, value_enum, default_value_t = Access::Full)]
+        access: Access,
+        /// The gateway's address as the device reaches it, wss://HOST:PORT (default: the one that this command uses from
+        /// elsewhere; on the gateway's machine its name in the tailnet or its own address with TLS).
+        #[arg(long, value_name = "URL")]
+        public_url: Option<String>,
+        /// Print no picture.
+        #[arg(long)]
+        no_qr: bool,
+    },
+    /// Ask an operator of a gateway elsewhere for more scopes for this machine, and wait for the decision (5 minutes).
+    Upgrade {
+        /// A scope that it is to have besides those that it has: read, write, admin, approvals, … (repeat for several).
+        #[arg(long = "scope", value_name = "SCOPE", required = true)]
+        scopes: Vec<String>,
+    },
     /// End a device's token; to come back it has to be approved again.
     Revoke {
         /// Id of the device, or a beginning of it that no other device has.
@@ -68,6 +91,28 @@ impl Role {
         match self {
             Self::Operator => "operator",
             Self::Node => "node",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Access {
+    /// A node, and an operator with every scope.
+    Full,
+    /// A node, and an operator that can talk, look and answer approvals.
+    Limited,
+    /// A node.
+    Node,
+}
+
+impl Access {
+    fn gives(self) -> &'static str {
+        match self {
+            Self::Full => "as a node, and as an operator with everything",
+            Self::Limited => {
+                "as a node, and as an operator that talks, looks and answers approvals"
+            }
+            Self::Node => "as a node",
         }
     }
 }
@@ -150,6 +195,70 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
                 )
             })
         }
+        Command::SetupCode {
+            access,
+            public_url,
+            no_qr,
+        } => {
+            let mut params = json!({});
+            if let Some(url) = public_url.or(elsewhere(global)?) {
+                params["publicUrl"] = json!(url);
+            }
+            match access {
+                Access::Full => {}
+                Access::Limited => params["bootstrapProfile"] = json!("limited"),
+                Access::Node => params["bootstrapProfile"] = json!("node"),
+            }
+            let mut result = call(global, "device.pair.setupCode", params).await?;
+            let link = format!("{SETUP_SCHEME}{}", text(&result, "setupCode"));
+            result["link"] = json!(link);
+            print(global.json, &result, |r| {
+                // Scanners of every age read the bare code.
+                let picture = if no_qr {
+                    String::new()
+                } else {
+                    picture(&text(r, "setupCode"))
+                };
+                format!(
+                    "{picture}{link}\n\npairs one device with {} ({}), once, until {}\non it: scan the picture, or gateway pair '{link}'",
+                    text(r, "gatewayUrl"),
+                    access.gives(),
+                    when(r, "expiresAtMs"),
+                )
+            })
+        }
+        Command::Upgrade { scopes } => {
+            let names = scopes
+                .iter()
+                .map(|s| super::apikey::whole_name(s))
+                .collect();
+            let sources = target::sources(global)?;
+            let tell = |id: &str| {
+                let next = format!(
+                    "waits for an operator: gateway devices approve {} on the gateway's machine",
+                    clean(id)
+                );
+                // The command goes on without it.
+                let _ = writeln!(std::io::stderr(), "{next}");
+            };
+            let timeout = target::timeout(global);
+            let decided = gateway_client::ask_for_scopes(&sources, names, timeout, tell).await?;
+            if decided.status != "approved" {
+                return Err(Failure::new(
+                    Exit::Refused,
+                    format!(
+                        "the request {} was {}",
+                        clean(&decided.request_id),
+                        clean(&decided.status)
+                    ),
+                    "ask the gateway's operator, then the same command again",
+                ));
+            }
+            let result = json!({ "status": decided.status, "requestId": decided.request_id, "scopes": decided.scopes });
+            print(global.json, &result, |r| {
+                format!("this machine may do more now: {}", words(&r["scopes"]))
+            })
+        }
         Command::Revoke { device, role } => {
             let id = whole(global, &device).await?;
             let params = json!({ "deviceId": id, "role": role.as_str() });
@@ -163,6 +272,43 @@ pub async fn run(global: &Global, command: Command) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// The address that this command uses, where devices elsewhere can use it too.
+fn elsewhere(global: &Global) -> Result<Option<String>, Failure> {
+    let details = gateway_client::build_gateway_connection_details(&target::sources(global)?)?;
+    let own = matches!(
+        details.url_source,
+        UrlSource::Running | UrlSource::Config | UrlSource::Default
+    );
+    let remote = !own && details.url.starts_with("wss:") && !details.is_loopback();
+    Ok(remote.then_some(details.url))
+}
+
+/// A text as a picture to scan; none for one that is too long for it.
+fn picture(text: &str) -> String {
+    use qrcode::render::unicode::Dense1x2;
+    use qrcode::{EcLevel, QrCode};
+    let Ok(code) = QrCode::with_error_correction_level(text, EcLevel::L) else {
+        return String::new();
+    };
+    // A full block is what shines in it.
+    let drawn = code
+        .render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build();
+    let colours = std::io::stdout().is_terminal();
+    let mut out = String::new();
+    for line in drawn.lines() {
+        // White on black, whatever the terminal's own colours are.
+        out.push_str(&match colours {
+            true => format!("\x1b[97;40m{line}\x1b[0m\n"),
+            false => format!("{line}\n"),
+        });
+    }
+    out.push('\n');
+    out
 }
 
 /// The id that begins like this. One that none begins like goes to the gateway as it is.
@@ -182,7 +328,7 @@ async fn whole(global: &Global, device: &str) -> Result<String, Failure> {
         [one] => Ok(one.to_owned()),
         [] => Ok(device.to_owned()),
         _ => Err(Failure::new(
-            super::output::Exit::Usage,
+            Exit::Usage,
             format!("{} devices begin with {}", ids.len(), clean(device)),
             "give more of the id; `gateway devices list --json` has it whole",
         )),

@@ -19,6 +19,7 @@ mod migrate;
 mod onboard;
 mod outbox;
 pub mod output;
+mod pair;
 mod pairing;
 mod plugin;
 mod secret;
@@ -113,6 +114,8 @@ enum Command {
     /// Senders who want to be let in.
     #[command(subcommand)]
     Pairing(pairing::Command),
+    /// Pair this machine with a gateway by a setup code that was made there.
+    Pair(pair::Args),
     /// Devices that connect: who waits, who is let in, and their tokens.
     #[command(subcommand)]
     Devices(devices::Command),
@@ -199,6 +202,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Chat(args) => block_on(chat::run(global, args)),
         Command::Channels(command) => channels::run(global, command),
         Command::Pairing(command) => block_on(pairing::run(global, command)),
+        Command::Pair(args) => block_on(pair::run(global, args)),
         Command::Devices(command) => block_on(devices::run(global, command)),
         Command::Audit(command) => block_on(audit::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
@@ -318,6 +322,9 @@ mod tests {
             "gateway devices rename ab12 laptop",
             "gateway devices rotate ab12 --scope read",
             "gateway devices revoke ab12 --role node",
+            "gateway devices setup-code --access limited --public-url wss://h:1 --no-qr",
+            "gateway pair oc-pair://abc",
+            "gateway devices upgrade --scope admin --url wss://h:1",
             "gateway outbox list --state unknown",
             "gateway audit list --before 7 --limit 10",
             "gateway audit verify --json",

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use gateway::{GatewayServer, GatewayServerOptions, HostOptions, ServeError, start_gateway_server};
 use gateway_config::{
-    ConfigError, ConfigFile, InitReport, LogFormat, LogLevel, Overrides, Secret, Settings, Started,
-    init_state_dir,
+    AuthMode, ConfigError, ConfigFile, InitReport, LogFormat, LogLevel, Overrides, Secret,
+    Settings, Started, init_state_dir,
 };
 use gateway_core::host::StartError;
 use gateway_core::logs::Redactor;
@@ -645,11 +645,22 @@ fn announce(server: &GatewayServer, place: &Place) -> Result<(), Failure> {
             "pin     sha256:{pin} (the fingerprint that clients check: --tls-fingerprint)\n"
         ));
     }
-    out.push_str(&match token {
-        Some(path) => format!("token   in {path}\n"),
-        None => "token   as given with --token or GATEWAY_TOKEN\n".to_owned(),
+    let mode = server.host().settings().main().auth.mode;
+    out.push_str(&match (mode, token) {
+        (AuthMode::Token, Some(path)) => format!("token   in {path}\n"),
+        (AuthMode::Token, None) => "token   as given with --token or GATEWAY_TOKEN\n".to_owned(),
+        (AuthMode::Password, _) => {
+            "sign in with the password of gateway.auth.password\n".to_owned()
+        }
+        (AuthMode::TrustedProxy, _) => {
+            "sign in through the proxy (gateway.trustedProxies)\n".to_owned()
+        }
+        (AuthMode::None, _) => "sign in with nothing, from this machine only\n".to_owned(),
     });
-    out.push_str("next    open the address and paste the token, or run: gateway chat");
+    out.push_str(match mode {
+        AuthMode::Token => "next    open the address and paste the token, or run: gateway chat",
+        _ => "next    run: gateway chat",
+    });
     if default_state_dir() != Some(place.state_dir.clone()) {
         out.push_str(&format!(" --state-dir {}", place.state_dir.display()));
     }

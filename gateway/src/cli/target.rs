@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_client::{
-    CertPin, ConfiguredGateway, ConnectionSources, Credential, GatewayClient, RemoteGateway,
-    RequestOptions, UrlSource, build_gateway_connection_details,
+    CertPin, ConfiguredGateway, ConnectionSources, Credential, DeviceStore, GatewayClient,
+    RemoteGateway, RequestOptions, UrlSource, build_gateway_connection_details,
 };
 use gateway_config::{
     AuthMode, ClientView, ClientWants, ConfigFile, LoadRequest, Overrides, Secret, client_view,
@@ -31,6 +31,7 @@ pub fn sources(global: &Global) -> Result<ConnectionSources, Failure> {
             )
         })?,
     };
+    let device_dir = global.state_dir().ok().map(|dir| dir.join("identity"));
     let mut sources = ConnectionSources {
         url: global.url.clone(),
         credential: global.token.clone().map(Credential::Token),
@@ -46,13 +47,23 @@ pub fn sources(global: &Global) -> Result<ConnectionSources, Failure> {
         configured: None,
         tenant: Some(global.tenant.clone()),
         // Without a home there is no identity; a gateway elsewhere then says what it wants.
-        device_dir: global.state_dir().ok().map(|dir| dir.join("identity")),
+        paired_pins: device_dir.as_deref().map(paired_pins).unwrap_or_default(),
+        device_dir,
         allow_insecure: false,
     };
     if sources.url.is_none() && sources.env_url.is_none() {
         ask_state_dir(global, &mut sources)?;
     }
     Ok(sources)
+}
+
+/// The certificates that pairing told. An identity that cannot be read says so when it is used.
+fn paired_pins(dir: &std::path::Path) -> std::collections::BTreeMap<String, Vec<CertPin>> {
+    DeviceStore::existing(dir)
+        .ok()
+        .flatten()
+        .and_then(|store| store.pins().ok())
+        .unwrap_or_default()
 }
 
 /// The gateway that the configuration names elsewhere; else that of the state directory: where it runs, or where the
@@ -98,7 +109,7 @@ fn ask_state_dir(global: &Global, sources: &mut ConnectionSources) -> Result<(),
     let credential = view.as_ref().and_then(|v| {
         let secret = v.auth.active()?.expose().to_owned();
         Some(match v.auth.mode {
-            AuthMode::Password => Credential::Password(secret),
+            AuthMode::Password | AuthMode::TrustedProxy => Credential::Password(secret),
             _ => Credential::Token(secret),
         })
     });

@@ -106,6 +106,103 @@ fn a_command_elsewhere_is_paired_and_unpaired() {
     );
 }
 
+/// A link that was made on the gateway's machine pairs another one, once: with its certificate, without an approval, and with the
+/// rights that the link was made for.
+/// Covers: A6.
+#[test]
+fn a_link_pairs_a_machine_elsewhere() {
+    let Some(nets) = Nets::new(2, "link") else {
+        return;
+    };
+    nets.cable();
+    let dir = tempfile::tempdir().unwrap();
+    let (state, laptop) = (dir.path().join("state"), dir.path().join("laptop"));
+    let _gateway = nets.gateway(0, &state, &["--bind", "lan", "--tls"]);
+    let here = |args: &[&str]| nets.ask(0, &state, args);
+    let elsewhere = |args: &[&str]| {
+        nets.command(1, &gateway_bin())
+            .args(args)
+            .args(["--json", "--state-dir"])
+            .arg(&laptop)
+            .output()
+            .unwrap()
+    };
+    let pin = here(&["tls", "show"])["fingerprint"].clone();
+    let made = here(&["devices", "setup-code", "--access", "limited"]);
+    assert_eq!(made["gatewayUrl"], URL, "{made}");
+    let link = made["link"].as_str().unwrap();
+    let joined = elsewhere(&["pair", link]);
+    assert!(joined.status.success(), "{joined:?}");
+    let joined: Value = serde_json::from_slice(&joined.stdout).unwrap();
+    assert_eq!(joined["roles"], json!(["operator", "node"]));
+    assert_eq!(joined["tlsFingerprints"], json!([pin]));
+    let address = joined["gatewayUrl"].as_str().unwrap();
+
+    // No token, no fingerprint, no approval.
+    let good = elsewhere(&["call", "sessions.list", "--url", address]);
+    assert!(good.status.success(), "{good:?}");
+    let wide = failure(&elsewhere(&["devices", "list", "--url", address]));
+    assert_eq!(wide["gateway"]["details"]["code"], "AUTH_SCOPE_MISMATCH");
+    let again = failure(&elsewhere(&["pair", link]));
+    assert_eq!(
+        again["gateway"]["details"]["code"],
+        "AUTH_BOOTSTRAP_TOKEN_INVALID"
+    );
+    assert!(again["next"].as_str().unwrap().contains("setup-code"));
+    let listed = here(&["devices", "list"]);
+    assert_eq!(listed["pending"], json!([]));
+    assert_eq!(listed["paired"][0]["approvedVia"], "bootstrap");
+    assert_eq!(listed["paired"][0]["roles"], json!(["node", "operator"]));
+
+    // The certificate is part of what was learnt.
+    let kept = laptop.join("identity/device-auth.json");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    let pin = pin.as_str().unwrap();
+    assert!(text.contains(pin));
+    std::fs::write(&kept, text.replace(pin, &"0".repeat(64))).unwrap();
+    let forged = elsewhere(&["call", "health", "--url", address]);
+    assert!(!forged.status.success(), "another certificate is refused");
+    let said = String::from_utf8_lossy(&forged.stderr);
+    assert!(
+        said.contains("fingerprint") || said.contains("certificate"),
+        "{said}"
+    );
+
+    // A code for a node makes no operator; what is no code is told so.
+    let made = here(&["devices", "setup-code", "--access", "node"]);
+    let other = dir.path().join("other");
+    let node = nets
+        .command(1, &gateway_bin())
+        .args([
+            "pair",
+            made["setupCode"].as_str().unwrap(),
+            "--json",
+            "--state-dir",
+        ])
+        .arg(&other)
+        .output()
+        .unwrap();
+    assert!(node.status.success(), "{node:?}");
+    let node: Value = serde_json::from_slice(&node.stdout).unwrap();
+    assert_eq!(node["roles"], json!(["node"]));
+    let garbage = elsewhere(&["pair", "oc-pair://garbage"]);
+    assert!(!garbage.status.success());
+    assert!(!String::from_utf8_lossy(&garbage.stderr).contains("oc-pair://garbage"));
+
+    // For a person there is a picture.
+    let shown = nets
+        .command(0, &gateway_bin())
+        .args(["devices", "setup-code", "--state-dir"])
+        .arg(&state)
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(
+        shown.contains("oc-pair://") && shown.contains('\u{2588}'),
+        "{shown}"
+    );
+}
+
 fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777

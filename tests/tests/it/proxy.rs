@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::deploy::{deploy, get};
+use crate::discovery::Nets;
 
 /// How long a test waits for something to happen; not a performance statement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -372,4 +373,100 @@ async fn through(gateway: &Gateway, outside: &Outside) {
     let own = get(gateway.port, "/v1/models", &token);
     assert!(own.starts_with("HTTP/1.1 200"), "{own}");
     local.close().await;
+}
+
+/// A request in a namespace, sent as it is by a shell; the whole answer.
+fn plainly(nets: &Nets, net: usize, address: &str, port: u16, headers: &str) -> String {
+    let script = format!(
+        "exec 3<>/dev/tcp/{address}/{port}; printf 'GET /v1/models HTTP/1.1\\r\\nHost: gw.example\\r\\nConnection: close\\r\\n{headers}\\r\\n' >&3; cat <&3"
+    );
+    let output = nets
+        .command(net, Path::new("bash"))
+        .args(["-c", &script])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Who signs in at a real nginx on another machine is a user, and is who nginx says and not who they say. A program of the gateway's
+/// own machine is not taken for the proxy, by neither of its addresses.
+/// Covers: A15.
+#[test]
+fn who_signs_in_at_nginx_is_a_user() {
+    let Some(nginx) = nginx_program() else {
+        return;
+    };
+    let Some(nets) = Nets::new(2, "proxy") else {
+        return;
+    };
+    nets.cable();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let config = state.join("gateway.json5");
+    std::fs::write(
+        &config,
+        r#"{ gateway: { trustedProxies: ["192.0.2.0/24"], allowedHosts: ["gw.example"],
+            auth: { mode: "trusted-proxy", trustedProxy: { userHeader: "x-forwarded-user", allowUsers: ["una"] } } } }"#,
+    )
+    .unwrap();
+    for (path, mode) in [(&state, 0o700), (&config, 0o600)] {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let _gateway = nets.gateway(0, &state, &["--bind", "lan"]);
+
+    let at = dir.path().join("nginx");
+    std::fs::create_dir(&at).unwrap();
+    std::fs::write(at.join("users"), "una:{PLAIN}u\nbo:{PLAIN}b\n").unwrap();
+    let at = at.display();
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))
+        .collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\nuser root;\npid {at}/nginx.pid;\nerror_log {at}/error.log;\nevents {{}}\nhttp {{\naccess_log off;\n{temp}
+        server {{ listen 127.0.0.1:8080; location / {{
+            auth_basic gateway; auth_basic_user_file {at}/users;
+            proxy_pass http://192.0.2.1:18789; proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-User $remote_user;
+        }} }}\n}}\n"
+    );
+    let main = dir.path().join("nginx/nginx.conf");
+    std::fs::write(&main, text).unwrap();
+    let child = nets
+        .command(1, &nginx)
+        .args(["-c", main.to_str().unwrap(), "-e"])
+        .arg(dir.path().join("nginx/error.log"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _nginx = Nginx { child, port: 8080 };
+    let through = |headers: &str| plainly(&nets, 1, "127.0.0.1", 8080, headers);
+    // una:u and bo:b
+    let (una, bo) = (
+        "Authorization: Basic dW5hOnU=\\r\\n",
+        "Authorization: Basic Ym86Yg==\\r\\n",
+    );
+    let begun = Instant::now();
+    while !through(una).starts_with("HTTP/1.1 200") {
+        assert!(begun.elapsed() < PATIENCE, "{}", through(una));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(through("").starts_with("HTTP/1.1 401"), "nginx asks");
+    let stranger = through(bo);
+    assert!(
+        stranger.contains("trusted_proxy_user_not_allowed"),
+        "{stranger}"
+    );
+    let lies = through(&format!("{bo}X-Forwarded-User: una\\r\\n"));
+    assert!(lies.contains("trusted_proxy_user_not_allowed"), "{lies}");
+
+    // On the gateway's own machine.
+    let claims = "X-Forwarded-For: 192.0.2.9\\r\\nX-Forwarded-User: una\\r\\n";
+    let near = plainly(&nets, 0, "192.0.2.1", 18_789, claims);
+    assert!(near.contains("trusted_proxy_loopback_source"), "{near}");
+    let nearer = plainly(&nets, 0, "127.0.0.1", 18_789, claims);
+    assert!(nearer.starts_with("HTTP/1.1 403"), "{nearer}");
 }

@@ -35,7 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 type Socket = WebSocketStream<Box<dyn Wire>>;
 
 /// How to connect. [`ClientOptions::new`] gives a command-line client with full operator scope.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientOptions {
     /// `ws://host:port/…` or `wss://host:port/…`, possibly with `#sha256:FINGERPRINT`
     pub url: String,
@@ -48,8 +48,12 @@ pub struct ClientOptions {
     pub device: Option<Arc<DeviceIdentity>>,
     /// The token that the gateway gave this device; used where there is no credential.
     pub device_token: Option<DeviceToken>,
+    /// The credential of a setup code, for the one connect that it is good for; used before all others.
+    pub bootstrap_token: Option<String>,
     /// `client.id` of the wire (default `cli`).
     pub client_id: String,
+    /// `operator` (default) or `node`.
+    pub role: String,
     /// `client.mode` of the wire (default `cli`).
     pub mode: String,
     /// A name that others see.
@@ -64,6 +68,19 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
 }
 
+impl std::fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("url", &self.url)
+            .field("credential", &self.credential)
+            .field("device", &self.device)
+            .field("client_id", &self.client_id)
+            .field("mode", &self.mode)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ClientOptions {
     /// The defaults for an address.
     pub fn new(url: impl Into<String>) -> Self {
@@ -73,6 +90,8 @@ impl ClientOptions {
             credential: None,
             device: None,
             device_token: None,
+            bootstrap_token: None,
+            role: "operator".to_owned(),
             client_id: "cli".to_owned(),
             mode: "cli".to_owned(),
             display_name: None,
@@ -99,6 +118,8 @@ pub struct Hello {
     pub scopes: Vec<String>,
     /// The token that it gives this device for later connections.
     pub device_token: Option<DeviceToken>,
+    /// The tokens for other roles that come with a setup code.
+    pub other_tokens: Vec<DeviceToken>,
     /// The certificate that the gateway shows now and, while a change is prepared, the one after it: pin both in time.
     pub certificates: Vec<CertPin>,
     /// Milliseconds between two ticks.
@@ -471,7 +492,6 @@ async fn secure(
 }
 
 fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
-    const ROLE: &str = "operator";
     let platform = std::env::consts::OS;
     let mut client = json!({
         "id": options.client_id,
@@ -486,14 +506,18 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         "minProtocol": PROTOCOL_VERSION,
         "maxProtocol": PROTOCOL_VERSION,
         "client": client,
-        "role": ROLE,
+        "role": options.role,
         "scopes": options.scopes,
         "caps": options.caps,
     });
     let signed_token = match (&options.credential, &options.device_token) {
+        _ if options.bootstrap_token.is_some() => {
+            params["auth"] = json!({ "bootstrapToken": options.bootstrap_token });
+            options.bootstrap_token.as_deref().unwrap_or_default()
+        }
         (Some(Credential::Token(token)), _) => {
             params["auth"] = json!({ "token": token });
-            token
+            token.as_str()
         }
         (Some(Credential::Password(password)), _) => {
             params["auth"] = json!({ "password": password });
@@ -501,7 +525,7 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         }
         (None, Some(kept)) => {
             params["auth"] = json!({ "token": kept.token, "deviceToken": kept.token });
-            &kept.token
+            kept.token.as_str()
         }
         (None, None) => "",
     };
@@ -509,7 +533,7 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         params["device"] = identity.prove(&SignedParts {
             client_id: &options.client_id,
             client_mode: &options.mode,
-            role: ROLE,
+            role: &options.role,
             scopes: &options.scopes,
             token: signed_token,
             platform,
@@ -521,6 +545,16 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
     params
 }
 
+/// A token of `auth.deviceTokens` as it is kept.
+fn given(token: &Value) -> Value {
+    json!({
+        "token": token["deviceToken"],
+        "role": token["role"],
+        "scopes": token["scopes"],
+        "issuedAtMs": token["issuedAtMs"],
+    })
+}
+
 fn hello(raw: Value) -> Hello {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let texts = |v: &Value| {
@@ -528,7 +562,13 @@ fn hello(raw: Value) -> Hello {
             .map(|a| a.iter().map(text).collect())
             .unwrap_or_default()
     };
+    let other_tokens = raw["auth"]["deviceTokens"].as_array();
     Hello {
+        other_tokens: other_tokens
+            .into_iter()
+            .flatten()
+            .filter_map(|token| serde_json::from_value(given(token)).ok())
+            .collect(),
         protocol: raw["protocol"].as_u64().unwrap_or_default(),
         server_version: text(&raw["server"]["version"]),
         conn_id: text(&raw["server"]["connId"]),

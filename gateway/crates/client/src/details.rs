@@ -1,5 +1,6 @@
 //! Which gateway a call goes to, and with which credential.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -84,6 +85,8 @@ pub struct ConnectionSources {
     pub tenant: Option<String>,
     /// Where this device's identity and its tokens are kept; `None`: it has none.
     pub device_dir: Option<std::path::PathBuf>,
+    /// The certificates of gateways that this device was paired with by a setup code, by address.
+    pub paired_pins: BTreeMap<String, Vec<CertPin>>,
     /// Allows `ws://` to other machines (tests and tunnels that the caller vouches for).
     pub allow_insecure: bool,
 }
@@ -174,6 +177,9 @@ pub struct GatewayConnectionDetails {
     pub pin_source: Option<&'static str>,
 }
 
+/// What [`GatewayConnectionDetails::pin_source`] says of the certificates that pairing told.
+pub(crate) const PAIRED_PINS: &str = "the setup code that paired this device";
+
 /// What a source gives.
 struct Found<'a> {
     url: String,
@@ -217,6 +223,10 @@ pub fn build_gateway_connection_details(
                 UrlSource::Running => "the running gateway of this machine",
                 _ => "gateway.remote.tlsFingerprint",
             },
+        ),
+        (
+            sources.paired_pins.get(&target.shown).and_then(|p| some(p)),
+            PAIRED_PINS,
         ),
     ]);
     let pins = pins.unwrap_or_default();
@@ -266,6 +276,14 @@ pub fn build_gateway_connection_details(
         pins,
         pin_source,
     })
+}
+
+impl GatewayConnectionDetails {
+    /// Whether the address is one of this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        Target::parse(&self.url).is_ok_and(|target| target.loopback)
+    }
 }
 
 fn first_of<T, const N: usize>(

@@ -246,8 +246,11 @@ fn next_for(error: &GatewayError) -> String {
         "AUTH_DEVICE_TOKEN_MISMATCH" => {
             "this device was removed or its token replaced: connect once with the gateway's token (--token) and have the device approved again".to_owned()
         }
+        "AUTH_BOOTSTRAP_TOKEN_INVALID" => {
+            "the setup code was used, has ended or is for something else: make another one on the gateway's machine (`gateway devices setup-code`)".to_owned()
+        }
         "AUTH_SCOPE_MISMATCH" => {
-            "this device may do less than that: connect once with the gateway's token (--token) to ask for more, then `gateway devices approve` on the gateway's machine".to_owned()
+            "this device may do less than that: ask for more with `gateway devices upgrade --scope SCOPE` here, and approve it on the gateway's machine".to_owned()
         }
         "DEVICE_AUTH_SIGNATURE_EXPIRED" => {
             "the clocks of this machine and the gateway's differ by more than two minutes: set them".to_owned()
@@ -257,6 +260,11 @@ fn next_for(error: &GatewayError) -> String {
         }
         "AUTH_TOKEN_MISSING" | "AUTH_PASSWORD_MISSING" | "AUTH_REQUIRED" | "DEVICE_IDENTITY_REQUIRED" => {
             "give the gateway's token with --token or in GATEWAY_TOKEN".to_owned()
+        }
+        "AUTH_UNAUTHORIZED" | "AUTH_IDENTITY_HEADER_REQUIRED"
+            if error.details["authReason"].as_str().is_some_and(|r| r.starts_with("trusted_proxy")) =>
+        {
+            "users come through the reverse proxy there. For commands on the gateway's machine set gateway.auth.password (`gateway secret set gateway-password`); another machine becomes a device with `gateway devices setup-code` there and `gateway pair` here".to_owned()
         }
         "AUTH_RATE_LIMITED" => "too many failed attempts: wait a few minutes".to_owned(),
         "PROTOCOL_MISMATCH" => "client and gateway are of different versions: use the `gateway` program of the same release".to_owned(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use gateway_egress::CertPin;
 use gateway_protocol::device::{ProofFields, ProofVersion};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -28,6 +29,7 @@ const PKCS8_HEAD: [u8; 16] = [
 ];
 const KEY_FILE: &str = "device.json";
 const TOKEN_FILE: &str = "device-auth.json";
+const NODE: &str = "node";
 
 /// Why an identity is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -231,7 +233,23 @@ impl fmt::Debug for DeviceToken {
 struct TokenFile {
     version: u32,
     device_id: String,
+    /// Tokens as an operator, by address.
     gateways: BTreeMap<String, DeviceToken>,
+    /// Tokens as a node, by address.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    nodes: BTreeMap<String, DeviceToken>,
+    /// The only certificates that the gateway at an address may show.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pins: BTreeMap<String, Vec<String>>,
+}
+
+impl TokenFile {
+    fn tokens(&mut self, role: &str) -> &mut BTreeMap<String, DeviceToken> {
+        match role {
+            NODE => &mut self.nodes,
+            _ => &mut self.gateways,
+        }
+    }
 }
 
 /// The identity and the tokens of one directory.
@@ -279,42 +297,95 @@ impl DeviceStore {
         Ok(found.unwrap_or_else(|| TokenFile {
             version: 1,
             device_id: self.identity.id.clone(),
-            gateways: BTreeMap::new(),
+            ..TokenFile::default()
         }))
     }
 
-    /// The token for the gateway at this address.
+    /// The token for the gateway at this address, as an operator.
     ///
     /// # Errors
     /// [`IdentityError`]
     pub fn token(&self, url: &str) -> Result<Option<DeviceToken>, IdentityError> {
-        Ok(self.file()?.gateways.remove(url))
+        self.token_as(url, "operator")
     }
 
-    /// Keeps the token for an address; `None` forgets it. What is kept already is not written again.
+    /// The token for the gateway at this address in a role, `operator` or `node`.
+    ///
+    /// # Errors
+    /// [`IdentityError`]
+    pub fn token_as(&self, url: &str, role: &str) -> Result<Option<DeviceToken>, IdentityError> {
+        Ok(self.file()?.tokens(role).remove(url))
+    }
+
+    /// Keeps the token for an address, as that of its role; `None` forgets the one as an operator. What is kept already is not
+    /// written again.
     ///
     /// # Errors
     /// [`IdentityError`]
     pub fn keep(&self, url: &str, token: Option<DeviceToken>) -> Result<(), IdentityError> {
         let mut file = self.file()?;
-        if file.gateways.get(url) == token.as_ref() {
+        let role = token.as_ref().map_or("operator", |t| &*t.role).to_owned();
+        let kept = file.tokens(&role);
+        if kept.get(url) == token.as_ref() {
             return Ok(());
         }
         match token {
             Some(token) => {
-                while file.gateways.len() >= MAX_KEPT_DEVICE_TOKENS
-                    && !file.gateways.contains_key(url)
-                {
-                    let oldest = file.gateways.iter().min_by_key(|(_, t)| t.issued_at_ms);
+                while kept.len() >= MAX_KEPT_DEVICE_TOKENS && !kept.contains_key(url) {
+                    let oldest = kept.iter().min_by_key(|(_, t)| t.issued_at_ms);
                     let Some(oldest) = oldest.map(|(url, _)| url.clone()) else {
                         break;
                     };
-                    file.gateways.remove(&oldest);
+                    kept.remove(&oldest);
                 }
-                file.gateways.insert(url.to_owned(), token);
+                kept.insert(url.to_owned(), token);
             }
-            None => drop(file.gateways.remove(url)),
+            None => drop(kept.remove(url)),
         }
+        self.write(file)
+    }
+
+    /// The only certificates that gateways may show, by address: what a setup code said, and what the gateway announced since.
+    ///
+    /// # Errors
+    /// [`IdentityError`]
+    pub fn pins(&self) -> Result<BTreeMap<String, Vec<CertPin>>, IdentityError> {
+        let file = self.file()?;
+        Ok(file
+            .pins
+            .into_iter()
+            .map(|(url, pins)| {
+                // One that cannot be read still says that not every certificate will do: it stands for none.
+                let none = CertPin::new([0; 32]);
+                let read = pins.iter().map(|pin| CertPin::parse(pin).unwrap_or(none));
+                (url, read.collect())
+            })
+            .collect())
+    }
+
+    /// Keeps the certificates that the gateway at an address may show; none: any that public authorities vouch for.
+    ///
+    /// # Errors
+    /// [`IdentityError`]
+    pub fn keep_pins(&self, url: &str, pins: &[CertPin]) -> Result<(), IdentityError> {
+        let mut file = self.file()?;
+        let pins: Vec<String> = pins.iter().map(ToString::to_string).collect();
+        if file.pins.get(url).map_or(&[][..], Vec::as_slice) == pins {
+            return Ok(());
+        }
+        if pins.is_empty() {
+            file.pins.remove(url);
+        } else {
+            file.pins.insert(url.to_owned(), pins);
+        }
+        self.write(file)
+    }
+
+    fn write(&self, mut file: TokenFile) -> Result<(), IdentityError> {
+        // A pin without a token is for an address that nobody goes to any more.
+        let (gateways, nodes) = (&file.gateways, &file.nodes);
+        let known = |url: &String| gateways.contains_key(url) || nodes.contains_key(url);
+        file.pins.retain(|url, _| known(url));
         let path = self.dir.join(TOKEN_FILE);
         let text = serde_json::to_string_pretty(&file).unwrap_or_default();
         place(&self.dir, &path, text.as_bytes(), false).map_err(|e| io_error(&path, &e))
@@ -493,6 +564,27 @@ mod tests {
             "the oldest made room"
         );
         assert_eq!(store.file().unwrap().gateways.len(), MAX_KEPT_DEVICE_TOKENS);
+        // A role has a token of its own, and a pin goes with the last one.
+        let pin = CertPin::new([7; 32]);
+        let node = DeviceToken {
+            role: NODE.to_owned(),
+            ..token.clone()
+        };
+        store.keep("wss://n/", Some(node.clone())).unwrap();
+        store.keep_pins("wss://n/", &[pin]).unwrap();
+        store.keep_pins("wss://nobody/", &[pin]).unwrap();
+        assert_eq!(store.token("wss://n/").unwrap(), None);
+        assert_eq!(store.token_as("wss://n/", NODE).unwrap(), Some(node));
+        let pins = BTreeMap::from([("wss://n/".to_owned(), vec![pin])]);
+        assert_eq!(store.pins().unwrap(), pins);
+        let path = dir.join("client").join(TOKEN_FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(&pin.to_string(), "garbage")).unwrap();
+        assert_eq!(
+            store.pins().unwrap()["wss://n/"],
+            [CertPin::new([0; 32])],
+            "what cannot be read pins all the same"
+        );
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

@@ -11,7 +11,10 @@ mod error;
 mod identity;
 pub mod limits;
 
-pub use call::{CallGatewayOptions, call_gateway, connect};
+pub use call::{
+    CallGatewayOptions, Joined, ScopesDecided, ask_for_scopes, call_gateway, connect, join,
+    read_setup_code,
+};
 pub use client::{ClientOptions, GatewayClient, GatewayEvent, Hello, RequestOptions};
 pub use details::{
     ConfiguredGateway, ConnectionSources, Credential, DEFAULT_PORT, GatewayConnectionDetails,

@@ -32,3 +32,7 @@ pub const MAX_RETRY_MS: u64 = 2_000;
 pub const MAX_IDENTITY_FILE_BYTES: u64 = 256 * 1024;
 /// Gateways whose token for this device is kept; the one with the oldest makes room.
 pub const MAX_KEPT_DEVICE_TOKENS: usize = 64;
+/// Wait for an operator's decision about more scopes, in ms: longer than the gateway keeps the question.
+pub const SCOPES_WAIT_MS: u64 = 310_000;
+/// Bytes of a setup code that are looked at.
+pub const MAX_SETUP_CODE_BYTES: usize = 8 * 1024;

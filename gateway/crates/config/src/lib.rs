@@ -45,8 +45,8 @@ pub use history::{Backup, HISTORY_MAX_FILES};
 pub use hooks::{HookComponentSettings, HookMapping, HooksSettings};
 pub use init::{DEFAULT_CONFIG, InitReport, init_state_dir};
 pub use load::{
-    CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides, TOKEN_NAME,
-    client_view, load, load_text, valid_slug,
+    CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides,
+    PROXY_SECRET_HEADER, TOKEN_NAME, client_view, load, load_text, valid_slug,
 };
 pub use named::{NamedPlugin, PluginUse};
 pub use network::Network;

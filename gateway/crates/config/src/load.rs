@@ -37,6 +37,10 @@ pub const TOKEN_NAME: &str = "gateway-token";
 const LAYOUT_VERSION: u32 = 1;
 /// Default TCP port.
 pub const DEFAULT_PORT: u16 = 18_789;
+/// The header in which a trusted proxy proves itself, lower case.
+pub const PROXY_SECRET_HEADER: &str = "x-gateway-proxy-secret";
+/// Longest name of a header in the configuration, in bytes.
+const MAX_HEADER_NAME_BYTES: usize = 64;
 /// Largest secret that is read, in bytes.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// Default time to the first byte and between two pieces of a model's answer, in milliseconds.
@@ -258,6 +262,7 @@ pub fn client_view(
                 mode: AuthMode::Token,
                 token: None,
                 password: None,
+                proxy: None,
             }
         }
         Some(t) => {
@@ -852,6 +857,7 @@ impl Resolver<'_> {
         let mut mode = match o.mode {
             Some(AuthModeOption::None) => AuthMode::None,
             Some(AuthModeOption::Password) => AuthMode::Password,
+            Some(AuthModeOption::TrustedProxy) => AuthMode::TrustedProxy,
             Some(AuthModeOption::Token) | None => AuthMode::Token,
         };
         let flagged = flag.is_some();
@@ -889,11 +895,86 @@ impl Resolver<'_> {
                 None
             }
         };
+        let proxy = (mode == AuthMode::TrustedProxy)
+            .then(|| self.trusted_proxy(&format!("{path}.trustedProxy"), slug, o))
+            .flatten();
         AuthSettings {
             mode,
             token,
             password,
+            proxy,
         }
+    }
+
+    fn trusted_proxy(
+        &mut self,
+        path: &str,
+        slug: &str,
+        o: &AuthOptions,
+    ) -> Option<TrustedProxySettings> {
+        let written = o.trusted_proxy.clone().unwrap_or_default();
+        let header = |cx: &mut Self, path: &str, name: &str| {
+            let name = name.trim().to_ascii_lowercase();
+            // What a client sends anyway says nothing about it.
+            let taken = [
+                "authorization",
+                "cookie",
+                "host",
+                "origin",
+                PROXY_SECRET_HEADER,
+            ];
+            let good = (1..=MAX_HEADER_NAME_BYTES).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !taken.contains(&&*name);
+            if !good {
+                cx.bad(
+                    path,
+                    "not a header that a proxy says something in",
+                    "write a name such as x-forwarded-user",
+                );
+            }
+            good.then_some(name)
+        };
+        let Some(user) = &written.user_header else {
+            self.bad(
+                &format!("{path}.userHeader"),
+                "mode is trusted-proxy, but no header names the user",
+                "write the header that the proxy sets, such as userHeader: \"x-forwarded-user\"",
+            );
+            return None;
+        };
+        let user_header = header(self, &format!("{path}.userHeader"), user)?;
+        let mut required_headers = BTreeSet::new();
+        for (i, name) in written.required_headers.iter().enumerate() {
+            required_headers.extend(header(self, &format!("{path}.requiredHeaders[{i}]"), name));
+        }
+        let allow_users = written.allow_users.map(|users| {
+            users
+                .into_iter()
+                .map(|user| user.trim().to_owned())
+                .collect::<BTreeSet<_>>()
+        });
+        if allow_users
+            .as_ref()
+            .is_some_and(|users| users.is_empty() || users.contains(""))
+        {
+            self.bad(
+                &format!("{path}.allowUsers"),
+                "an empty list or name lets nobody in",
+                "name the users as the proxy does, or leave the list out",
+            );
+        }
+        let secret = written
+            .secret
+            .as_ref()
+            .and_then(|secret| self.secret(&format!("{path}.secret"), slug, secret));
+        Some(TrustedProxySettings {
+            user_header,
+            required_headers,
+            allow_users,
+            allow_loopback: written.allow_loopback.unwrap_or(false),
+            secret,
+        })
     }
 
     fn agents(

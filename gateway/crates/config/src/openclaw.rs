@@ -223,10 +223,24 @@ impl Importer {
         }
         let mode = ["gateway", "auth", "mode"];
         match self.get(&mode).as_ref().and_then(Value::as_str) {
-            Some("none" | "token" | "password") => self.copy(&mode, &mode),
-            Some(_) => self.unsupported(&mode, "only none, token or password: token counts"),
+            Some("none" | "token" | "password" | "trusted-proxy") => self.copy(&mode, &mode),
+            Some(_) => self.unsupported(
+                &mode,
+                "only none, token, password or trusted-proxy: token counts",
+            ),
             None => {}
         }
+        for key in ["userHeader", "requiredHeaders"] {
+            self.copy_known(&["gateway", "auth", "trustedProxy", key]);
+        }
+        let users = ["gateway", "auth", "trustedProxy", "allowUsers"];
+        if self.get(&users).is_some_and(|users| users != json!([])) {
+            self.copy_known(&users);
+        }
+        self.unsupported(
+            &["gateway", "auth", "trustedProxy"],
+            "an empty list of users is left out; a proxy on this machine needs gateway.auth.trustedProxy.secret",
+        );
         self.secret(
             &["gateway", "auth", "token"],
             &["gateway", "auth", "token"],

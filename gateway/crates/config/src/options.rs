@@ -228,19 +228,37 @@ pub struct RemoteOptions {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AuthOptions {
-    /// `token` (default), `password`, or `none` (only on loopback and with no other tenant).
+    /// `token` (default), `password`, `trusted-proxy` (a reverse proxy says who it is), or `none` (only on loopback and with no other tenant).
     pub mode: Option<AuthModeOption>,
     /// The token (default: the file `secrets/<tenant>/gateway-token`).
     pub token: Option<SecretRef>,
-    /// The password of mode `password`.
+    /// The password of mode `password`. In mode `trusted-proxy`: for commands on the gateway's own machine, and good from nowhere else.
     pub password: Option<SecretRef>,
+    /// How a reverse proxy says whose a request is, in mode `trusted-proxy`.
+    pub trusted_proxy: Option<TrustedProxyOptions>,
     /// Whether who comes through `gateway.tailscale` in mode `serve` is let in by its login there, without a token, at the built-in page and the WebSockets, to read and to write (default false; only in `gateway.auth`, for all tenants). The login is checked by `tailscale whois`; `gateway.tailscale.logins` says which.
     pub allow_tailscale: Option<bool>,
 }
 
+/// What a reverse proxy that signs users in tells. It counts from `gateway.trustedProxies` only.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TrustedProxyOptions {
+    /// The header in which the proxy names the user, such as `x-forwarded-user`. The proxy has to replace what clients send in it.
+    pub user_header: Option<String>,
+    /// Headers without which a request is refused, whatever they say.
+    pub required_headers: Vec<String>,
+    /// The users who are let in, exactly as the proxy names them (default: everybody whom the proxy lets in; with further tenants they have to be named).
+    pub allow_users: Option<Vec<String>>,
+    /// Whether the proxy may be on this machine, where every program could pretend to be it (default false); needs `secret`, and the address in `gateway.trustedProxies`.
+    pub allow_loopback: Option<bool>,
+    /// What the proxy proves itself by, in the header `X-Gateway-Proxy-Secret` of every request.
+    pub secret: Option<SecretRef>,
+}
+
 /// Written authentication mode.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum AuthModeOption {
     /// No secret.
@@ -249,6 +267,8 @@ pub enum AuthModeOption {
     Token,
     /// A chosen password.
     Password,
+    /// The word of a reverse proxy that signs users in.
+    TrustedProxy,
 }
 
 /// Limits; each has a default.

@@ -215,6 +215,17 @@ fn auth(a: &AuthSettings) -> Value {
             shown[key] = json!(REDACTED);
         }
     }
+    if let Some(proxy) = &a.proxy {
+        shown["trustedProxy"] = json!({
+            "userHeader": proxy.user_header,
+            "requiredHeaders": proxy.required_headers,
+            "allowUsers": proxy.allow_users,
+            "allowLoopback": proxy.allow_loopback,
+        });
+        if proxy.secret.is_some() {
+            shown["trustedProxy"]["secret"] = json!(REDACTED);
+        }
+    }
     shown
 }
 

@@ -66,6 +66,7 @@ impl Settings {
         for tenant in self.tenants.values() {
             all.extend(tenant.auth.token.iter());
             all.extend(tenant.auth.password.iter());
+            all.extend(tenant.auth.proxy.iter().filter_map(|p| p.secret.as_ref()));
             for agent in tenant.agents.entries.values() {
                 if let AgentBackend::OpenAi(openai) = &agent.backend {
                     all.extend(openai.api_key.iter());
@@ -334,17 +335,34 @@ pub struct AuthSettings {
     pub mode: AuthMode,
     /// Set in mode `token` (always) and possibly in others (then unused).
     pub token: Option<Secret>,
-    /// Set in mode `password` (always) and possibly in others (then unused).
+    /// Set in mode `password` (always) and possibly in others: in mode `trusted-proxy` for this machine only, in the rest unused.
     pub password: Option<Secret>,
+    /// Set in mode `trusted-proxy` (always).
+    pub proxy: Option<TrustedProxySettings>,
+}
+
+/// What a reverse proxy tells of its users. Header names are lower case.
+#[derive(Debug, Clone)]
+pub struct TrustedProxySettings {
+    /// Names the user.
+    pub user_header: String,
+    /// Have to be there.
+    pub required_headers: BTreeSet<String>,
+    /// Who is let in; `None`: everybody whom the proxy lets in.
+    pub allow_users: Option<BTreeSet<String>>,
+    /// Whether a proxy on this machine counts.
+    pub allow_loopback: bool,
+    /// What the proxy proves itself by; `None`: its address says enough.
+    pub secret: Option<Secret>,
 }
 
 impl AuthSettings {
-    /// The secret of the mode; `None` only in mode `none`.
+    /// The secret of the mode; `None` in mode `none`, and where a proxy alone says who it is.
     pub fn active(&self) -> Option<&Secret> {
         match self.mode {
             AuthMode::None => None,
             AuthMode::Token => self.token.as_ref(),
-            AuthMode::Password => self.password.as_ref(),
+            AuthMode::Password | AuthMode::TrustedProxy => self.password.as_ref(),
         }
     }
 }
@@ -358,6 +376,8 @@ pub enum AuthMode {
     Token,
     /// A password chosen by a person.
     Password,
+    /// The word of a reverse proxy.
+    TrustedProxy,
 }
 
 impl AuthMode {
@@ -367,6 +387,7 @@ impl AuthMode {
             Self::None => "none",
             Self::Token => "token",
             Self::Password => "password",
+            Self::TrustedProxy => "trusted-proxy",
         }
     }
 }

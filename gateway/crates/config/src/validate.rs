@@ -10,6 +10,7 @@ use crate::source::join_key;
 pub(crate) fn check(settings: &Settings, cx: &mut Resolver<'_>) {
     open_gateway(settings, cx);
     clear_text(settings, cx);
+    trusted_proxy(settings, cx);
     tailnet(settings, cx);
     tenants_apart(settings, cx);
     accounts_apart(settings, cx);
@@ -51,6 +52,74 @@ fn open_gateway(settings: &Settings, cx: &mut Resolver<'_>) {
                 &path,
                 "every program on this machine can use the gateway without a secret",
             );
+        }
+    }
+}
+
+/// A proxy's word is worth what tells the proxy apart from everybody else.
+fn trusted_proxy(settings: &Settings, cx: &mut Resolver<'_>) {
+    let proxies = &settings.gateway.trusted_proxies;
+    for tenant in settings.tenants.values() {
+        let auth = tenant_path(&tenant.slug, "auth");
+        let Some(proxy) = &tenant.auth.proxy else {
+            continue;
+        };
+        if proxies.is_empty() {
+            cx.bad(
+                &format!("{auth}.mode"),
+                "no proxy is trusted, so nobody could say who a user is",
+                "write the proxy's address into gateway.trustedProxies",
+            );
+        }
+        if tenant.auth.token.is_some() {
+            cx.bad(
+                &format!("{auth}.token"),
+                "in mode trusted-proxy a token opens nothing",
+                "remove it; for commands on this machine write password: {store: \"gateway-password\"}",
+            );
+        }
+        if proxy.allow_loopback && proxy.secret.is_none() {
+            cx.bad(
+                &format!("{auth}.trustedProxy.allowLoopback"),
+                "every program on this machine could pretend to be the proxy",
+                "write secret: {store: \"proxy-secret\"}, run `gateway secret set proxy-secret`, and let the proxy send it as X-Gateway-Proxy-Secret",
+            );
+        }
+        if proxy.allow_users.is_none() {
+            let path = format!("{auth}.trustedProxy.allowUsers");
+            if settings.tenants.len() > 1 {
+                cx.bad(
+                    &path,
+                    "with more than one tenant each names its users",
+                    "write them as the proxy names them: allowUsers: [\"una@example.org\"]",
+                );
+            } else {
+                cx.warn(
+                    &path,
+                    "everybody whom the proxy lets in may do everything here; name the users to narrow it",
+                );
+            }
+        }
+    }
+    users_apart(settings, cx);
+}
+
+/// A user whom two tenants let in would belong to whichever the address names; that is theirs to decide, but not by chance.
+fn users_apart(settings: &Settings, cx: &mut Resolver<'_>) {
+    let mut users: BTreeMap<&str, &str> = BTreeMap::new();
+    for tenant in settings.tenants.values() {
+        let named = tenant
+            .auth
+            .proxy
+            .iter()
+            .flat_map(|p| p.allow_users.iter().flatten());
+        for user in named {
+            if let Some(other) = users.insert(user, &tenant.slug) {
+                cx.warn(
+                    &format!("{}.trustedProxy.allowUsers", tenant_path(&tenant.slug, "auth")),
+                    format_args!("{user} is a user of {other} too, and reaches each by its host name or path only"),
+                );
+            }
         }
     }
 }

@@ -580,6 +580,71 @@ fn an_open_gateway_is_only_possible_alone_and_on_loopback() {
     );
 }
 
+/// Covers: A13, A15.
+#[test]
+fn the_word_of_a_proxy_counts_with_what_tells_it_apart() {
+    let behind = |auth: &str| {
+        format!(
+            "{{ gateway: {{ trustedProxies: ['198.51.100.7'], auth: {{ mode: 'trusted-proxy', {auth} }} }} }}"
+        )
+    };
+    let lone = try_load(&behind("trustedProxy: { userHeader: 'X-Forwarded-User' }")).unwrap();
+    let proxy = lone.main().auth.proxy.as_ref().unwrap();
+    assert_eq!(proxy.user_header, "x-forwarded-user");
+    assert!(lone.main().auth.active().is_none() && !proxy.allow_loopback);
+    assert!(lone.warnings.iter().any(|w| w.contains("allowUsers")));
+    let shown = redacted_tenant_json(&lone, lone.main());
+    assert_eq!(
+        shown["gateway"]["auth"]["trustedProxy"]["userHeader"],
+        "x-forwarded-user"
+    );
+    let named = try_load(&behind(&format!(
+        "password: '{STRONG}', trustedProxy: {{ userHeader: 'x-user', requiredHeaders: ['X-Jwt'], allowUsers: ['una'], allowLoopback: true, secret: '{STRONG}2' }}"
+    )))
+    .unwrap();
+    assert!(named.main().auth.active().is_some(), "for this machine");
+    let text = redacted_tenant_json(&named, named.main()).to_string();
+    assert!(!text.contains(STRONG), "{text}");
+    assert_eq!(named.secrets().len(), 2);
+
+    check_refusal(
+        "{ gateway: { auth: { mode: 'trusted-proxy', trustedProxy: { userHeader: 'x-user' } } } }",
+        &["gateway.auth.mode", "gateway.trustedProxies"],
+    );
+    check_refusal(&behind(""), &["trustedProxy.userHeader", "no header names"]);
+    check_refusal(
+        &behind("trustedProxy: { userHeader: 'Authorization' }"),
+        &["trustedProxy.userHeader", "x-forwarded-user"],
+    );
+    check_refusal(
+        &behind("trustedProxy: { userHeader: 'x-user', requiredHeaders: ['x y'] }"),
+        &["trustedProxy.requiredHeaders[0]"],
+    );
+    check_refusal(
+        &behind("trustedProxy: { userHeader: 'x-user', allowUsers: [] }"),
+        &["trustedProxy.allowUsers", "lets nobody in"],
+    );
+    check_refusal(
+        &behind("trustedProxy: { userHeader: 'x-user', allowLoopback: true }"),
+        &[
+            "trustedProxy.allowLoopback",
+            "gateway secret set proxy-secret",
+        ],
+    );
+    check_refusal(
+        &behind(&format!(
+            "token: '{STRONG}', trustedProxy: {{ userHeader: 'x-user' }}"
+        )),
+        &["gateway.auth.token", "opens nothing"],
+    );
+    check_refusal(
+        &format!(
+            "{{ gateway: {{ trustedProxies: ['198.51.100.7'], auth: {{ mode: 'trusted-proxy', trustedProxy: {{ userHeader: 'x-user' }} }} }}, tenants: {{ b: {{ auth: {{ token: '{STRONG}' }} }} }} }}"
+        ),
+        &["trustedProxy.allowUsers", "more than one tenant"],
+    );
+}
+
 #[test]
 fn nothing_may_name_two_tenants() {
     let two = |a: &str, b: &str| format!("{{ tenants: {{ a: {a}, b: {b} }} }}");

@@ -24,7 +24,7 @@ use crate::logs::escape;
 use crate::tenant::Tenant;
 
 /// The methods whose calls are written down.
-const AUDITED: [&str; 19] = [
+const AUDITED: [&str; 20] = [
     "channels.pairing.approve",
     "channels.start",
     "channels.stop",
@@ -39,6 +39,7 @@ const AUDITED: [&str; 19] = [
     "device.pair.reject",
     "device.pair.remove",
     "device.pair.rename",
+    "device.pair.setupCode",
     "device.token.revoke",
     "device.token.rotate",
     "sessions.delete",

@@ -136,6 +136,10 @@ impl HelloParts {
             out.extend(json(&paired.token));
             out.extend_from_slice(br#","issuedAtMs":"#);
             out.extend(json(&paired.issued_at_ms));
+            if !paired.others.is_empty() {
+                out.extend_from_slice(br#","deviceTokens":"#);
+                out.extend(json(&paired.others));
+            }
         }
         out.extend_from_slice(&self.policy);
         Bytes::from(out)

@@ -950,6 +950,25 @@ impl Host {
         crate::pair::admit(tenant, claim, silent)
     }
 
+    /// Uses a setup code for a device that proved itself.
+    ///
+    /// # Errors
+    /// The refusal of its `connect`.
+    pub fn redeem(
+        &self,
+        tenant: &Arc<Tenant>,
+        claim: crate::pair::book::Claim,
+        code: crate::auth::CredentialHash,
+    ) -> impl Future<
+        Output = Result<crate::pair::Paired, gateway_protocol::methods::connect::ConnectRefusal>,
+    > + Send
+    + use<> {
+        let tenant = tenant.clone();
+        async move {
+            crate::pair::setup::redeem(&tenant, claim, gateway_store::CredentialHash(code)).await
+        }
+    }
+
     /// The method table.
     #[must_use]
     pub fn registry(&self) -> &Registry {
@@ -993,6 +1012,11 @@ impl Host {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
+    }
+
+    /// Tells where the gateway listens: what a setup code without an address of its own leads to.
+    pub fn set_listener(&self, listener: crate::process_health::Listener) {
+        self.shared.process_health.set_listener(listener);
     }
 
     /// Publishes how the listener's certificate is, to every tenant.
@@ -1356,6 +1380,8 @@ pub(crate) fn secrets_of(settings: &TenantSettings) -> Vec<String> {
         .flatten()
         .map(|s| s.expose().to_owned())
         .collect();
+    let proxy = settings.auth.proxy.as_ref();
+    out.extend(proxy.and_then(|p| Some(p.secret.as_ref()?.expose().to_owned())));
     for agent in settings.agents.entries.values() {
         if let gateway_config::AgentBackend::OpenAi(o) = &agent.backend {
             out.extend(o.api_key.as_ref().map(|k| k.expose().to_owned()));

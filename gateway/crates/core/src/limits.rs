@@ -28,6 +28,14 @@ pub const DEVICE_REQUEST_RETRY_MS: u64 = 60_000;
 pub const DEVICE_SEEN_STEP_MS: i64 = 60_000;
 /// Time for the answer to a device that ended its own token, before its connection is closed, in ms.
 pub const DEVICE_SELF_END_MS: u64 = 200;
+/// Decisions of a tenant about its devices that are kept for those who wait for them.
+pub const DEVICE_DECISIONS_KEPT: usize = 100;
+/// How long a setup code is good, in ms.
+pub const SETUP_CODE_TTL_MS: i64 = 600_000;
+/// Bytes of a setup code's picture, as an address: clients take no more.
+pub const SETUP_PICTURE_MAX_BYTES: usize = 16_384;
+/// Bytes of the address in a setup code.
+pub const SETUP_URL_MAX_BYTES: usize = 512;
 /// Characters that are kept of each text in which a device describes itself.
 pub const DEVICE_TEXT_MAX_CHARS: usize = 128;
 

@@ -1,7 +1,27 @@
 //! Health of what all tenants share. Its owners (the listener, the advertiser) tell; every tenant's snapshot shows it.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use gateway_protocol::methods::system::{DiscoveryHealth, TailscaleHealth, TlsHealth};
 use parking_lot::Mutex;
+
+/// Where the gateway listens.
+#[derive(Clone)]
+pub struct Listener {
+    /// Its port.
+    pub port: u16,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// The addresses at which other machines reach it now, the best first; none where it listens for this machine only.
+    pub addresses: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener(port {}, tls {})", self.port, self.tls)
+    }
+}
 
 /// What was told last.
 #[derive(Debug, Default)]
@@ -9,9 +29,20 @@ pub struct ProcessHealth {
     tls: Mutex<Option<TlsHealth>>,
     discovery: Mutex<Option<DiscoveryHealth>>,
     tailscale: Mutex<Option<TailscaleHealth>>,
+    listener: Mutex<Option<Listener>>,
 }
 
 impl ProcessHealth {
+    pub(crate) fn set_listener(&self, listener: Listener) {
+        *self.listener.lock() = Some(listener);
+    }
+
+    /// Where the gateway listens; `None` while it does not.
+    #[must_use]
+    pub fn listener(&self) -> Option<Listener> {
+        self.listener.lock().clone()
+    }
+
     pub(crate) fn set_tls(&self, state: TlsHealth) {
         *self.tls.lock() = Some(state);
     }

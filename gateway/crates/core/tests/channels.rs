@@ -452,6 +452,101 @@ async fn a_route_without_its_secret_does_not_exist() {
     rig.stop().await;
 }
 
+/// An address belongs to one account: its own secret opens it and no other's does, its own policy counts, and no spelling of its
+/// name leads to it. Two of one name are refused when the configuration is read.
+/// Covers: Z11.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_belongs_to_one_account() {
+    let dir = dir();
+    let load = |accounts: &str| {
+        let text = format!(
+            r#"{{ gateway: {{ auth: {{ mode: "token", token: "0123456789abcdef0123456789abcdef" }} }},
+              channels: {{ double: {{ accounts: {{ {accounts} }} }} }} }}"#
+        );
+        let request = LoadRequest {
+            state_dir: dir.path().to_owned(),
+            config_path: None,
+            overrides: Default::default(),
+            env: &|_| None,
+        };
+        gateway_config::load_text(&text, &request, dir.path().join("gateway.json5"))
+    };
+    const OPEN_SECRET: &str = "s3cr3t-canary-of-the-webhook";
+    const SHUT_SECRET: &str = "an0ther-canary-of-the-webhook";
+    let open = format!(r#"open: {{ secrets: {{ signing: "{OPEN_SECRET}" }}, dmPolicy: "open" }}"#);
+    let shut = format!(
+        r#"shut: {{ secrets: {{ signing: "{SHUT_SECRET}" }}, dmPolicy: "allowlist", allowFrom: ["kim"] }}"#
+    );
+    for twice in [
+        format!("{open}, {open}"),
+        format!(r#"{open}, "op\u0065n": {{ secrets: {{ signing: "{SHUT_SECRET}" }} }}"#),
+        format!(r#"{open}, "open/../open": {{ secrets: {{ signing: "{SHUT_SECRET}" }} }}"#),
+        format!(r#"{open}, "open ": {{ secrets: {{ signing: "{SHUT_SECRET}" }} }}"#),
+    ] {
+        assert!(load(&twice).is_err(), "{twice}");
+    }
+    let wire: Arc<Wire> = Arc::default();
+    let mut options = HostOptions::new(dir.path(), load(&format!("{open}, {shut}")).unwrap());
+    options.sync = SyncMode::Off;
+    options.guests = false;
+    options.channel_plugins = vec![Arc::new(Double {
+        manifest: Manifest::parse(MANIFEST).unwrap(),
+        descriptor: Descriptor {
+            name: "Double".into(),
+            max_text_bytes: 0,
+            can_edit: false,
+            routes: vec!["inbound".into()],
+            extra: Vec::new(),
+        },
+        wire: wire.clone(),
+    })];
+    let host = Host::start(options).await.unwrap();
+    host.ready().wait_for(|ready| *ready).await.unwrap();
+    let rig = Rig {
+        tenant: host.main_tenant().unwrap(),
+        host,
+        wire,
+    };
+    let post = async |account: &str, secret: &str, id: &str| {
+        let request = WebhookHttp {
+            method: "POST".into(),
+            query: String::new(),
+            headers: vec![("x-secret".to_owned(), secret.to_owned())],
+            body: json!({"id": id, "from": "una", "text": "hello"})
+                .to_string()
+                .into_bytes(),
+            peer: "127.0.0.1".parse().unwrap(),
+        };
+        let channels = rig.tenant().channels().unwrap();
+        channels
+            .webhook("double", account, "inbound", request)
+            .await
+            .status
+    };
+    assert_eq!(post("open", SHUT_SECRET, "1").await, 401);
+    assert_eq!(post("shut", OPEN_SECRET, "1").await, 401);
+    for name in [
+        "Open",
+        "open/",
+        "open%20",
+        " open",
+        "",
+        "open/../shut",
+        "OPEN",
+        "default",
+    ] {
+        assert_eq!(post(name, OPEN_SECRET, "1").await, 404, "{name}");
+    }
+    assert_eq!(rig.wire.events.load(Ordering::SeqCst), 0);
+    // The same message for each: what one lets in, the other does not.
+    assert_eq!(post("shut", SHUT_SECRET, "1").await, 200);
+    assert_eq!(post("open", OPEN_SECRET, "1").await, 200);
+    let rows = rig.settled(1, OutboxState::Sent).await;
+    assert!(rows.iter().all(|row| row.account == "open"), "{rows:#?}");
+    assert_eq!(rig.runs_ended(), 1);
+    rig.stop().await;
+}
+
 /// Covers: Z9, Z10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_strangers_start_no_run() {

@@ -134,6 +134,7 @@ error_table! {
     AuthBootstrapTokenInvalid, "AUTH_BOOTSTRAP_TOKEN_INVALID", details, InvalidRequest, 401, -32001, final, "The bootstrap token is wrong, used or expired.";
     AuthRateLimited, "AUTH_RATE_LIMITED", details, InvalidRequest, 429, -32029, retry, "Too many failed attempts from this address.";
     AuthTailscaleWhoisFailed, "AUTH_TAILSCALE_WHOIS_FAILED", details, InvalidRequest, 401, -32001, final, "Tailscale did not say whose address the request came from.";
+    AuthIdentityHeaderRequired, "AUTH_IDENTITY_HEADER_REQUIRED", details, InvalidRequest, 401, -32001, final, "A trusted proxy did not say who the user is, or a header that has to be there is missing.";
     AuthTailscaleIdentityMismatch, "AUTH_TAILSCALE_IDENTITY_MISMATCH", details, InvalidRequest, 401, -32001, final, "The login that the request names is not the one that Tailscale knows for its address, or it is not let in.";
     ControlUiDeviceIdentityRequired, "CONTROL_UI_DEVICE_IDENTITY_REQUIRED", details, InvalidRequest, 403, -32001, final, "The Control UI must prove a device identity.";
     DeviceIdentityRequired, "DEVICE_IDENTITY_REQUIRED", details, NotPaired, 403, -32001, final, "No credential and no device identity was given.";

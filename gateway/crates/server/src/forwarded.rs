@@ -1,11 +1,63 @@
 //! For whom a reverse proxy asks. What it says is believed only from addresses that the configuration names, and whoever comes
 //! through a proxy is never taken for somebody on this machine.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use gateway_core::auth::Vouched;
 use http::HeaderMap;
 
 use crate::guard::{FORWARDING, Refused, Socket};
+
+/// What a trusted proxy says of the user, as far as the settings ask for it (`names`, lower case; `true`: for the gateway alone).
+/// Takes the latter out of the request, whoever sent them: nobody behind this is to believe them. `None`: no trusted proxy asks.
+///
+/// # Errors
+/// [`Refused::BadForwarding`] where a trusted proxy says one thing twice, or what is no text: one of the two may be its client's.
+pub(crate) fn vouched(
+    headers: &mut HeaderMap,
+    socket: &Socket,
+    names: &BTreeMap<String, bool>,
+    is_proxy: impl Fn(IpAddr) -> bool,
+) -> Result<Option<Vouched>, Refused> {
+    let peer = socket.peer.ip().to_canonical();
+    let trusted = !names.is_empty() && is_proxy(peer);
+    // A program of this machine may have a trusted address too; it says none of these.
+    let mut asks = FORWARDING.iter().any(|name| headers.contains_key(*name));
+    let mut vouched = Vouched::default();
+    for (name, own) in names {
+        let values: Vec<_> = headers.get_all(name).iter().cloned().collect();
+        asks |= *own && !values.is_empty();
+        match values.as_slice() {
+            _ if !trusted => {}
+            [] => {}
+            [value] => {
+                let value = value.to_str().map_err(|_| Refused::BadForwarding)?;
+                vouched.said.insert(name.clone(), value.to_owned());
+            }
+            _ => return Err(Refused::BadForwarding),
+        }
+        // The forwarding ones say that somebody forwards, and go after that was judged.
+        if *own && !FORWARDING.contains(&name.as_str()) {
+            headers.remove(name);
+        }
+    }
+    if !trusted || !asks {
+        return Ok(None);
+    }
+    vouched.same_host = of_this_machine(peer);
+    Ok(Some(vouched))
+}
+
+/// Whether a peer's address is one of this machine: every program here can have it.
+fn of_this_machine(peer: IpAddr) -> bool {
+    peer.is_loopback()
+        || match if_addrs::get_if_addrs() {
+            Ok(own) => own.iter().any(|own| own.ip() == peer),
+            // Whether it is cannot be told, so it is.
+            Err(_) => true,
+        }
+}
 
 /// The header in which a trusted proxy names its client, as the last of a list.
 const CLIENT: &str = "x-forwarded-for";
@@ -158,5 +210,62 @@ mod tests {
             client("127.0.0.1")
         );
         assert_eq!(judge("127.0.0.1", &[]), Ok(("127.0.0.1".to_owned(), true)));
+    }
+
+    /// Who a user is, is believed from a proxy's address only, and said once; nobody else's word gets past this.
+    /// Covers: A15.
+    #[test]
+    fn only_a_trusted_proxy_says_who_a_user_is() {
+        let names = BTreeMap::from([
+            ("x-user".to_owned(), true),
+            ("x-forwarded-user".to_owned(), true),
+            ("x-assertion".to_owned(), false),
+        ]);
+        let judge = |peer: &str, sent: &[(&'static str, &'static [u8])]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in sent {
+                headers.append(*name, HeaderValue::from_bytes(value).unwrap());
+            }
+            let from = Socket {
+                local: "192.0.2.1:18789".parse().unwrap(),
+                peer: SocketAddr::new(peer.parse().unwrap(), 40_000),
+                tls: false,
+                forwarded: false,
+            };
+            let trusted = ["127.0.0.1", "198.51.100.7"];
+            let found = vouched(&mut headers, &from, &names, |ip| {
+                trusted.contains(&&*ip.to_string())
+            });
+            assert!(!headers.contains_key("x-user"), "{peer}");
+            let said = |v: Vouched| (v.same_host, v.said.into_iter().collect::<Vec<_>>());
+            found.map(|found| found.map(said))
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let user: (&'static str, &'static [u8]) = ("x-user", b"una");
+        assert_eq!(judge("192.0.2.9", &[user]), Ok(None), "a stranger");
+        assert_eq!(judge("::1", &[user]), Ok(None));
+        assert_eq!(
+            judge("198.51.100.7", &[user, ("x-assertion", b"jwt")]),
+            Ok(Some((
+                false,
+                vec![pair("x-assertion", "jwt"), pair("x-user", "una")]
+            )))
+        );
+        assert_eq!(
+            judge("127.0.0.1", &[user]),
+            Ok(Some((true, vec![pair("x-user", "una")]))),
+            "every program of this machine could say so"
+        );
+        assert_eq!(
+            judge("198.51.100.7", &[("x-forwarded-for", b"192.0.2.9")]),
+            Ok(Some((false, vec![]))),
+            "a proxy that did not sign anybody in"
+        );
+        assert_eq!(judge("198.51.100.7", &[("x-assertion", b"jwt")]), Ok(None));
+        // The proxy's word and its client's cannot be told apart.
+        let twice = [user, ("x-user", b"admin")];
+        assert_eq!(judge("198.51.100.7", &twice), Err(Refused::BadForwarding));
+        let bytes = [("x-user", b"\xff\xfe" as &[u8])];
+        assert_eq!(judge("198.51.100.7", &bytes), Err(Refused::BadForwarding));
     }
 }

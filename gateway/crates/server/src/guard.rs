@@ -22,6 +22,8 @@ pub struct Names {
     pub origins: BTreeSet<String>,
     /// Reverse proxies whose word about their clients counts.
     pub proxies: Vec<Network>,
+    /// The headers, lower case, that count for who a user is, and whether one is for the gateway alone.
+    pub identity: BTreeMap<String, bool>,
 }
 
 /// The socket that a request came in on.
@@ -104,6 +106,7 @@ impl Names {
                 .collect(),
             origins: settings.gateway.allowed_origins.clone(),
             proxies: settings.gateway.trusted_proxies.clone(),
+            identity: gateway_core::auth::headers_of(settings.tenants.values().map(|t| &t.auth)),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     accept,
     app::App,
     budget, descriptors,
-    discover::Findable,
+    discover::{self, Findable},
     guard::Names,
     http, limits, memory,
     tailscale::{Claim, Tailscale},
@@ -333,6 +333,12 @@ async fn start(options: GatewayServerOptions) -> Result<GatewayServer, ServeErro
         // Before the first caller: `hello-ok` shows it.
         host.set_tls_health(status.borrow().health());
     }
+    let bound = local_addr.ip();
+    host.set_listener(gateway_core::process_health::Listener {
+        port: local_addr.port(),
+        tls: certificate.is_some(),
+        addresses: Arc::new(move || discover::reachable(bound)),
+    });
 
     let of_class = |class| {
         method::all()

@@ -102,3 +102,7 @@ pub const MAX_DEVICES_PER_TENANT: i64 = 1_000;
 pub const MAX_DEVICE_REQUESTS_PER_TENANT: i64 = 100;
 /// The same from one address.
 pub const MAX_DEVICE_REQUESTS_PER_ADDRESS: i64 = 10;
+/// Setup codes of one tenant that are kept.
+pub const MAX_SETUP_CODES_PER_TENANT: i64 = 100;
+/// Milliseconds for which a setup code is kept after its end, so that its maker can ask who used it.
+pub const SETUP_CODE_KEPT_MS: i64 = 3_600_000;

@@ -21,6 +21,7 @@ macro_rules! tenant {
             M::up(include_str!("../migrations/0004_tenant_audit.sql")),
             M::up(include_str!("../migrations/0005_responses.sql")),
             M::up(include_str!("../migrations/0014_devices.sql")),
+            M::up(include_str!("../migrations/0015_setup_codes.sql")),
             M::up(include_str!("../migrations/0016_runs.sql")),
             $($more)?
         ]

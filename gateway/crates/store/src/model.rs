@@ -664,6 +664,27 @@ pub struct DeviceRequestRow {
     pub expires_at: i64,
 }
 
+/// A setup code without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetupCodeRow {
+    /// Its id.
+    pub id: String,
+    /// Keyed hash of the credential in it.
+    pub hash: crate::CredentialHash,
+    /// What it gives, in the words of `core`.
+    pub access: String,
+    /// Unix epoch ms.
+    pub created_at: i64,
+    /// From when it is worth nothing, Unix epoch ms.
+    pub expires_at: i64,
+    /// When it was used, Unix epoch ms.
+    pub used_at: Option<i64>,
+    /// The device that used it.
+    pub device_id: Option<String>,
+    /// The name that the device gives itself.
+    pub device_name: Option<String>,
+}
+
 /// One run of a boot script.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BootRow {

@@ -6,6 +6,7 @@
 
 mod keys;
 pub mod limiter;
+mod proxy;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ use subtle::ConstantTimeEq;
 
 pub use self::keys::{ApiKey, ApiKeys, NewApiKey};
 pub use self::limiter::{CredentialClass, FailureLimiter, LimiterRules};
+use self::proxy::Proxied;
+pub use self::proxy::{Vouched, headers_of};
 use crate::clock::Clock;
 use crate::cx::{Role, Surface};
 use crate::host::TenantHint;
@@ -49,6 +52,10 @@ pub struct AuthAttempt<'a> {
     pub password: Option<&'a str>,
     /// `auth.deviceToken`.
     pub device_token: Option<&'a str>,
+    /// `auth.bootstrapToken`.
+    pub bootstrap_token: Option<&'a str>,
+    /// What a configured reverse proxy says of the request, where one brought it.
+    pub vouched: Option<&'a Vouched>,
     /// The device that the attempt says it is, and its role. Whether it is, is proven afterwards.
     pub device: Option<(&'a str, Role)>,
     /// The way in.
@@ -64,8 +71,12 @@ pub enum Proof {
     Credential(CredentialHash),
     /// By a login of the tailnet, of this keyed hash, that Tailscale vouched for.
     Login(CredentialHash),
+    /// By the user, of this keyed hash, that a trusted proxy vouched for.
+    Proxied(CredentialHash),
     /// By the device token of this keyed hash.
     Device(CredentialHash),
+    /// By the setup code whose credential has this keyed hash: good for becoming a device, and for nothing that goes on.
+    Setup(CredentialHash),
 }
 
 impl Proof {
@@ -74,7 +85,11 @@ impl Proof {
     pub fn name(&self, method: &str) -> Box<str> {
         match self {
             Self::Open => method.into(),
-            Self::Credential(hash) | Self::Login(hash) | Self::Device(hash) => {
+            Self::Credential(hash)
+            | Self::Login(hash)
+            | Self::Proxied(hash)
+            | Self::Device(hash)
+            | Self::Setup(hash) => {
                 let [a, b, c, d, ..] = *hash;
                 format!("{method}:{a:02x}{b:02x}{c:02x}{d:02x}").into()
             }
@@ -88,7 +103,9 @@ impl std::fmt::Debug for Proof {
             Self::Open => "Open",
             Self::Credential(_) => "Credential(…)",
             Self::Login(_) => "Login(…)",
+            Self::Proxied(_) => "Proxied(…)",
             Self::Device(_) => "Device(…)",
+            Self::Setup(_) => "Setup(…)",
         })
     }
 }
@@ -100,7 +117,7 @@ pub struct Authenticated {
     pub tenant: Arc<Tenant>,
     /// What let it in.
     pub proof: Proof,
-    /// `token`, `password`, `device-token`, `tailscale` or `none`, for `hello-ok.auth.method`.
+    /// `token`, `password`, `device-token`, `bootstrap-token`, `tailscale`, `trusted-proxy` or `none`, for `hello-ok.auth.method`.
     pub method: &'static str,
     /// The most that the credential may do; the connection gets what it asks for of it.
     pub ceiling: ScopeSet,
@@ -142,6 +159,8 @@ struct Credential {
     hash: CredentialHash,
     kind: CredentialKind,
     tenant: Arc<Tenant>,
+    /// Good on this machine only.
+    local: bool,
 }
 
 /// Whose a credential is.
@@ -149,6 +168,8 @@ struct Owner {
     tenant: Arc<Tenant>,
     kind: CredentialKind,
     key: Option<Arc<ApiKey>>,
+    /// Good on this machine only.
+    local: bool,
 }
 
 /// The credentials of all tenants and the failure limiter. Replaced as a whole when settings change, so that an old
@@ -161,6 +182,7 @@ pub struct Authenticator {
     tenants: arc_swap::ArcSwap<HashMap<TenantId, Arc<Tenant>>>,
     open_tenant: arc_swap::ArcSwapOption<Tenant>,
     logins: arc_swap::ArcSwap<Logins>,
+    proxied: arc_swap::ArcSwap<Proxied>,
     limiter: FailureLimiter,
     clock: Arc<dyn Clock>,
     failures: Counter,
@@ -212,7 +234,7 @@ pub fn credentials_of(
     let kind = match auth.mode {
         AuthMode::None => return Vec::new(),
         AuthMode::Token => CredentialKind::Token,
-        AuthMode::Password => CredentialKind::Password,
+        AuthMode::Password | AuthMode::TrustedProxy => CredentialKind::Password,
     };
     auth.active()
         .map(|secret| (credential_hash(key, secret.expose()), kind))
@@ -236,6 +258,7 @@ impl Authenticator {
             tenants: arc_swap::ArcSwap::from_pointee(HashMap::new()),
             open_tenant: arc_swap::ArcSwapOption::empty(),
             logins: arc_swap::ArcSwap::from_pointee(Logins::default()),
+            proxied: arc_swap::ArcSwap::from_pointee(Proxied::default()),
             limiter: FailureLimiter::new(rules),
             clock,
             failures: Counter::default(),
@@ -252,6 +275,8 @@ impl Authenticator {
         let mut shared: Vec<(CredentialHash, String)> = Vec::new();
         let mut open = None;
         let mut known = HashMap::new();
+        let tenants: Vec<_> = tenants.into_iter().collect();
+        let proxied = Proxied::of(&self.key, tenants.iter().copied());
         for (tenant, auth) in tenants {
             known.insert(tenant.id().clone(), tenant.clone());
             if auth.mode == AuthMode::None && tenant.slug() == gateway_config::MAIN_TENANT {
@@ -268,6 +293,7 @@ impl Authenticator {
                         hash,
                         kind,
                         tenant: tenant.clone(),
+                        local: auth.mode == AuthMode::TrustedProxy,
                     },
                 );
             }
@@ -278,6 +304,7 @@ impl Authenticator {
         self.credentials.store(Arc::new(map));
         self.tenants.store(Arc::new(known));
         self.open_tenant.store(open);
+        self.proxied.store(Arc::new(proxied));
         self.shared.api_keys.tell_change();
         shared.into_iter().map(|(_, slug)| slug).collect()
     }
@@ -364,6 +391,8 @@ impl Authenticator {
                 .load()
                 .owner(hash)
                 .is_some_and(|found| found.id() == tenant.id()),
+            Proof::Proxied(user) => self.proxied.load().still_admits(tenant, user),
+            Proof::Setup(_) => false,
             Proof::Device(hash) => self
                 .shared
                 .device_tokens
@@ -403,6 +432,7 @@ impl Authenticator {
                 tenant: found.tenant.clone(),
                 kind: found.kind,
                 key: None,
+                local: found.local,
             });
         }
         let key = self.shared.api_keys.find(hash)?;
@@ -415,6 +445,7 @@ impl Authenticator {
             tenant,
             kind: CredentialKind::ApiKey,
             key: Some(key),
+            local: false,
         })
     }
 
@@ -454,6 +485,25 @@ impl Authenticator {
             })
     }
 
+    /// The setup code whose credential the attempt gives. It is used up, once, when the device has proven itself.
+    fn setup_code(&self, a: &AuthAttempt<'_>) -> Option<Authenticated> {
+        a.device?;
+        let token = a
+            .bootstrap_token
+            .filter(|t| !t.is_empty() && t.len() <= AUTH_CREDENTIAL_MAX_BYTES)?;
+        let hash = self.shared.device_tokens.hash(token);
+        let now_ms = self.clock.now_ms();
+        let owner = self.shared.device_tokens.find_code(&hash, now_ms)?;
+        let tenant = self.tenants.load().get(&owner)?.clone();
+        a.tenant_hint.admits(&tenant).then(|| Authenticated {
+            tenant,
+            proof: Proof::Setup(hash),
+            method: "bootstrap-token",
+            ceiling: ScopeSet::NONE,
+            key: None,
+        })
+    }
+
     /// Checks one attempt.
     ///
     /// # Errors
@@ -482,7 +532,17 @@ impl Authenticator {
             });
         }
         let given: Vec<&str> = [a.token, a.password].into_iter().flatten().collect();
-        if given.is_empty() && (a.device_token.is_none() || a.device.is_none()) {
+        let by_device = a.device_token.is_some() || a.bootstrap_token.is_some();
+        match self
+            .proxied
+            .load()
+            .decide(&self.key, a.tenant_hint, a.vouched)
+        {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(error)) if given.is_empty() && !by_device => return Err(refusal(error)),
+            Some(Err(_)) | None => {}
+        }
+        if given.is_empty() && !(by_device && a.device.is_some()) {
             return Err(refusal(missing(a)));
         }
         let class = match a.surface {
@@ -504,7 +564,7 @@ impl Authenticator {
         let found = given
             .into_iter()
             .find_map(|secret| self.verify(secret, a.surface))
-            .filter(|(owner, _)| hinted(&owner.tenant));
+            .filter(|(owner, _)| hinted(&owner.tenant) && (!owner.local || exempt));
         match found {
             Some((owner, hash)) => {
                 if let Some(place) = place {
@@ -522,7 +582,7 @@ impl Authenticator {
                 })
             }
             None => {
-                if let Some(found) = self.device_token(a) {
+                if let Some(found) = self.device_token(a).or_else(|| self.setup_code(a)) {
                     if let Some(place) = place {
                         place.succeeded();
                     }
@@ -562,6 +622,7 @@ fn missing(a: &AuthAttempt<'_>) -> RpcError {
 fn mismatch(a: &AuthAttempt<'_>) -> RpcError {
     let reason = match (a.device, a.device_token, a.token) {
         (Some(_), Some(_), _) => AuthReason::DeviceTokenMismatch,
+        (Some(_), None, None) if a.bootstrap_token.is_some() => AuthReason::BootstrapTokenInvalid,
         (_, _, Some(_)) => AuthReason::TokenMismatch,
         _ => AuthReason::PasswordMismatch,
     };

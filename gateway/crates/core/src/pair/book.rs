@@ -9,7 +9,7 @@ use gateway_protocol::device::plain;
 use gateway_protocol::methods::connect::PairingReason;
 use gateway_protocol::scope::{Scope, ScopeSet};
 use gateway_store::{
-    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, StoreError, Write,
+    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, SetupCodeRow, StoreError, Write,
 };
 
 use super::token::role_of;
@@ -145,7 +145,7 @@ impl Claim {
         self
     }
 
-    fn is_asked_by(&self, q: &DeviceRequestRow) -> bool {
+    pub(super) fn is_asked_by(&self, q: &DeviceRequestRow) -> bool {
         q.device_id == self.device_id
             && q.role == self.role.as_str()
             && q.scopes == names(self.scopes)
@@ -195,6 +195,10 @@ pub enum Change {
     Request(DeviceRequestRow),
     /// A request that was decided.
     Decided(String),
+    /// A new setup code.
+    Code(SetupCodeRow),
+    /// A setup code that is used.
+    CodeUsed(SetupCodeRow),
 }
 
 impl Change {
@@ -206,6 +210,8 @@ impl Change {
             Self::Forget(id) => w.remove_device(id).map(drop),
             Self::Request(row) => w.put_device_request(row, now_ms),
             Self::Decided(id) => w.remove_device_request(id).map(drop),
+            Self::Code(row) => w.add_setup_code(row, now_ms),
+            Self::CodeUsed(row) => w.use_setup_code(row),
         }
     }
 }
@@ -232,6 +238,8 @@ pub enum Refusal {
     Beyond(Scope),
     /// More than the token has: a replacement can only have less.
     Wider,
+    /// The device has it already.
+    Has,
 }
 
 /// The names of scopes as they are kept.
@@ -245,6 +253,7 @@ pub fn names(scopes: ScopeSet) -> Vec<String> {
 pub struct Book {
     devices: BTreeMap<String, Arc<Device>>,
     requests: BTreeMap<String, DeviceRequestRow>,
+    codes: BTreeMap<String, SetupCodeRow>,
 }
 
 impl Book {
@@ -254,11 +263,13 @@ impl Book {
         devices: Vec<DeviceRow>,
         tokens: Vec<DeviceTokenRow>,
         requests: Vec<DeviceRequestRow>,
+        codes: Vec<SetupCodeRow>,
     ) -> Self {
         let mut book = Self::default();
         let changes = (devices.into_iter().map(Change::Device))
             .chain(tokens.into_iter().map(Change::Token))
-            .chain(requests.into_iter().map(Change::Request));
+            .chain(requests.into_iter().map(Change::Request))
+            .chain(codes.into_iter().map(Change::Code));
         for change in changes {
             book.apply(&change, i64::MIN);
         }
@@ -297,6 +308,14 @@ impl Book {
             Change::Decided(id) => {
                 self.requests.remove(id);
             }
+            Change::Code(row) => {
+                let kept = now_ms.saturating_sub(gateway_store::limits::SETUP_CODE_KEPT_MS);
+                self.codes.retain(|_, c| c.expires_at > kept);
+                self.codes.insert(row.id.clone(), row.clone());
+            }
+            Change::CodeUsed(row) => {
+                self.codes.insert(row.id.clone(), row.clone());
+            }
         }
     }
 
@@ -323,11 +342,29 @@ impl Book {
         open
     }
 
+    /// The device whose request this is.
+    #[must_use]
+    pub fn asked_by(&self, request_id: &str) -> Option<&str> {
+        let q = self.requests.get(request_id)?;
+        Some(&q.device_id)
+    }
+
     fn request(&self, id: &str, now_ms: i64) -> Result<&DeviceRequestRow, Refusal> {
         self.requests
             .get(id)
             .filter(|q| q.expires_at > now_ms)
             .ok_or(Refusal::NoRequest)
+    }
+
+    /// The setup codes, used ones too.
+    pub fn codes(&self) -> impl Iterator<Item = &SetupCodeRow> {
+        self.codes.values()
+    }
+
+    /// The setup code of this id.
+    #[must_use]
+    pub fn code(&self, id: &str) -> Option<&SetupCodeRow> {
+        self.codes.get(id)
     }
 
     /// All tokens, ended ones too.

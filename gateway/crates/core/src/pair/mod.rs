@@ -2,8 +2,11 @@
 //! gets a token per role ([`token`]). What may be approved without a person, and what a change is, is decided in [`book`].
 
 pub mod book;
+pub(crate) mod picture;
 pub mod proof;
+pub mod setup;
 pub mod token;
+pub(crate) mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,9 @@ use futures_util::future::BoxFuture;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::event::{DevicePairChanged, DevicePairRequested, DevicePairResolved};
 use gateway_protocol::frame::Close;
-use gateway_protocol::methods::connect::{ConnectRefusal, PairingReason, PairingRequired};
+use gateway_protocol::methods::connect::{
+    ConnectRefusal, GivenToken, PairingReason, PairingRequired,
+};
 use gateway_protocol::methods::devices::{
     DevicePairChangedPayload, DevicePairResolvedPayload, DeviceRequestView, DeviceTokenView,
     PairedDeviceView,
@@ -58,6 +63,8 @@ pub struct Paired {
     pub token: String,
     /// When the token was made, Unix epoch ms.
     pub issued_at_ms: i64,
+    /// Its tokens for other roles, where a setup code gave them.
+    pub others: Vec<GivenToken>,
 }
 
 /// What becomes of a device that connects.
@@ -84,6 +91,8 @@ pub struct Devices {
     book: ArcSwapOption<Book>,
     /// Held from a decision that writes to the publication of what was written.
     turn: tokio::sync::Mutex<()>,
+    /// For devices that wait for one.
+    decisions: upgrade::Decisions,
 }
 
 impl std::fmt::Debug for Devices {
@@ -126,6 +135,7 @@ async fn loaded(tenant: &Tenant) -> Result<Arc<Book>, StoreError> {
                 r.devices()?,
                 r.device_tokens()?,
                 r.device_requests(now)?,
+                r.setup_codes()?,
             ))
         })
         .await?;
@@ -134,6 +144,10 @@ async fn loaded(tenant: &Tenant) -> Result<Arc<Book>, StoreError> {
         .shared()
         .device_tokens
         .replace(tenant.id(), std::iter::empty(), book.tokens());
+    tenant
+        .shared()
+        .device_tokens
+        .replace_codes(tenant.id(), std::iter::empty(), book.codes());
     tenant.devices().book.store(Some(book.clone()));
     Ok(book)
 }
@@ -145,6 +159,8 @@ pub(crate) fn forget(tenant: &Tenant) {
             .shared()
             .device_tokens
             .replace(tenant.id(), book.tokens(), std::iter::empty());
+        let tokens = &tenant.shared().device_tokens;
+        tokens.replace_codes(tenant.id(), book.codes(), std::iter::empty());
     }
 }
 
@@ -163,6 +179,11 @@ async fn commit(
         next.apply(change, now);
     }
     let audit = audit.clone();
+    let decided: Vec<Change> = changes
+        .iter()
+        .filter(|c| matches!(c, Change::Decided(_) | Change::Device(_)))
+        .cloned()
+        .collect();
     tenant
         .db()
         .write(move |w| {
@@ -173,11 +194,17 @@ async fn commit(
         })
         .await?;
     let next = Arc::new(next);
+    tenant.devices().decisions.note(book, &decided);
     tenant.devices().book.store(Some(next.clone()));
+    tenant.devices().decisions.tell();
     let ended = tenant
         .shared()
         .device_tokens
         .replace(tenant.id(), book.tokens(), next.tokens());
+    tenant
+        .shared()
+        .device_tokens
+        .replace_codes(tenant.id(), book.codes(), next.codes());
     Ok((next, ended))
 }
 
@@ -216,6 +243,7 @@ fn paired(tenant: &Tenant, claim: &Claim, device: &Device, token: &DeviceTokenRo
             &token.salt,
         ),
         issued_at_ms: token.issued_at,
+        others: Vec::new(),
     }
 }
 
@@ -275,16 +303,8 @@ async fn settle(
 ) -> Result<Paired, ConnectRefusal> {
     let failed = |error: StoreError| {
         let error = match error {
-            StoreError::Limit("MAX_DEVICES_PER_TENANT") => RpcError::new(
-                DetailCode::QuotaExceeded,
-                "the tenant has as many devices as it may have; remove those that are not used",
-            )
-            .with("quota", "devices"),
-            StoreError::Limit(_) => RpcError::new(
-                DetailCode::RateLimited,
-                "too many devices wait for approval; decide about them with `gateway devices list`",
-            )
-            .retry_after_ms(DEVICE_REQUEST_RETRY_MS),
+            StoreError::Limit("MAX_DEVICES_PER_TENANT") => too_many_devices(),
+            StoreError::Limit(_) => too_many_requests(),
             error => crate::rpc::error::store(tenant, &error),
         };
         ConnectRefusal::closing(error, Close::POLICY)
@@ -347,6 +367,22 @@ async fn settle(
     }
 }
 
+pub(crate) fn too_many_requests() -> RpcError {
+    RpcError::new(
+        DetailCode::RateLimited,
+        "too many devices wait for approval; decide about them with `gateway devices list`",
+    )
+    .retry_after_ms(DEVICE_REQUEST_RETRY_MS)
+}
+
+pub(crate) fn too_many_devices() -> RpcError {
+    RpcError::new(
+        DetailCode::QuotaExceeded,
+        "the tenant has as many devices as it may have; remove those that are not used",
+    )
+    .with("quota", "devices")
+}
+
 fn resolved(tenant: &Tenant, request_id: &str, device_id: &str, decision: &str) {
     tenant.hub().emit::<DevicePairResolved>(
         &DevicePairResolvedPayload {
@@ -392,11 +428,12 @@ pub(crate) struct Operator {
 }
 
 /// One change: decided and written in the tenant's turn, then told. It is a task of its own, because what was written has to be
-/// shown, whether the caller still waits or not.
+/// shown, whether the caller still waits or not. With `gently` a device that gets another token has a moment to read it.
 async fn change<T: Send + 'static>(
     tenant: &Arc<Tenant>,
     by: &Operator,
     object: serde_json::Value,
+    gently: bool,
     decide: impl FnOnce(&Tenant, &Book, i64) -> Result<(Vec<Change>, T), Refusal> + Send + 'static,
 ) -> Result<(Arc<Book>, T), Failed> {
     let (owner, by) = (tenant.clone(), by.clone());
@@ -410,11 +447,11 @@ async fn change<T: Send + 'static>(
         let own = by
             .device
             .is_some_and(|pass| shared.device_tokens.find(&pass.token).is_none());
-        match (ended, own) {
+        match (ended, own || gently) {
             (false, _) => {}
             (true, false) => shared.api_keys.tell_change(),
             (true, true) => {
-                // Its own connection ends too, after it got its answer.
+                // The device's own connection ends too, after it got its answer.
                 let shared = shared.clone();
                 tenant.tasks().spawn(async move {
                     tokio::time::sleep(Duration::from_millis(DEVICE_SELF_END_MS)).await;
@@ -435,7 +472,7 @@ pub(crate) async fn approve(
 ) -> Result<Arc<Device>, Failed> {
     let object = json!({ "requestId": request_id });
     let (id, ceiling) = (request_id.to_owned(), by.ceiling);
-    let (book, device_id) = change(tenant, by, object, move |tenant, book, now| {
+    let (book, device_id) = change(tenant, by, object, true, move |tenant, book, now| {
         let open = book.requests(now);
         let q = open.into_iter().find(|q| q.id == id);
         let q = q.ok_or(Refusal::NoRequest)?;
@@ -458,7 +495,7 @@ pub(crate) async fn reject(
 ) -> Result<String, Failed> {
     let object = json!({ "requestId": request_id });
     let id = request_id.to_owned();
-    let (_, device_id) = change(tenant, by, object, move |_, book, now| {
+    let (_, device_id) = change(tenant, by, object, false, move |_, book, now| {
         book.reject(&id, now)
     })
     .await?;
@@ -474,7 +511,7 @@ pub(crate) async fn remove(
 ) -> Result<(), Failed> {
     let object = json!({ "deviceId": device_id });
     let id = device_id.to_owned();
-    change(tenant, by, object, move |_, book, _| {
+    change(tenant, by, object, false, move |_, book, _| {
         Ok((book.remove(&id)?, ()))
     })
     .await?;
@@ -491,7 +528,7 @@ pub(crate) async fn rename(
 ) -> Result<(), Failed> {
     let object = json!({ "deviceId": device_id });
     let (id, label) = (device_id.to_owned(), label.to_owned());
-    change(tenant, by, object, move |_, book, _| {
+    change(tenant, by, object, false, move |_, book, _| {
         Ok((book.rename(&id, &label)?, ()))
     })
     .await?;
@@ -516,7 +553,7 @@ pub(crate) async fn rotate(
 ) -> Result<Rotated, Failed> {
     let object = json!({ "deviceId": device_id, "role": role.as_str() });
     let (id, ceiling, pass) = (device_id.to_owned(), by.ceiling, by.device.clone());
-    let (book, own) = change(tenant, by, object, move |tenant, book, now| {
+    let (book, own) = change(tenant, by, object, false, move |tenant, book, now| {
         let old = book.device(&id).and_then(|d| d.token(role));
         let own = match (old, pass) {
             (Some(old), Some(pass)) => *pass.id == *id && pass.token == old.hash.0,
@@ -544,7 +581,7 @@ pub(crate) async fn revoke(
 ) -> Result<i64, Failed> {
     let object = json!({ "deviceId": device_id, "role": role.as_str() });
     let id = device_id.to_owned();
-    let (_, at) = change(tenant, by, object, move |_, book, now| {
+    let (_, at) = change(tenant, by, object, false, move |_, book, now| {
         Ok((book.revoke(&id, role, now)?, now))
     })
     .await?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gateway_protocol::scope::ScopeSet;
-use gateway_store::{DeviceTokenRow, TenantId};
+use gateway_store::{DeviceTokenRow, SetupCodeRow, TenantId};
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::RwLock;
 use sha2::Sha256;
@@ -33,6 +33,8 @@ pub struct DeviceTokens {
     secret: [u8; 32],
     hash_key: [u8; 32],
     index: RwLock<HashMap<CredentialHash, TokenOwner>>,
+    /// Unused setup codes: whose they are and when they end.
+    codes: RwLock<HashMap<CredentialHash, (TenantId, i64)>>,
 }
 
 impl std::fmt::Debug for DeviceTokens {
@@ -49,6 +51,7 @@ impl DeviceTokens {
             secret,
             hash_key,
             index: RwLock::default(),
+            codes: RwLock::default(),
         }
     }
 
@@ -81,6 +84,30 @@ impl DeviceTokens {
     #[must_use]
     pub fn find(&self, hash: &CredentialHash) -> Option<TokenOwner> {
         self.index.read().get(hash).cloned()
+    }
+
+    /// The tenant of the setup code whose credential has this hash, if it is good still.
+    #[must_use]
+    pub fn find_code(&self, hash: &CredentialHash, now_ms: i64) -> Option<TenantId> {
+        let codes = self.codes.read();
+        let (tenant, expires_at) = codes.get(hash)?;
+        (*expires_at > now_ms).then(|| tenant.clone())
+    }
+
+    /// Takes the setup codes of `old` out and the unused ones of `new` in.
+    pub(crate) fn replace_codes<'a>(
+        &self,
+        tenant: &TenantId,
+        old: impl Iterator<Item = &'a SetupCodeRow>,
+        new: impl Iterator<Item = &'a SetupCodeRow>,
+    ) {
+        let mut codes = self.codes.write();
+        for code in old {
+            codes.remove(&code.hash.0);
+        }
+        for code in new.filter(|c| c.used_at.is_none()) {
+            codes.insert(code.hash.0, (tenant.clone(), code.expires_at));
+        }
     }
 
     /// Takes the tokens of `old` out and those of `new` in. Gives whether any ended.

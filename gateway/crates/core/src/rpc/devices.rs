@@ -2,8 +2,13 @@
 
 use std::collections::HashSet;
 
+use gateway_config::AuthMode;
 use gateway_protocol::error::{DetailCode, RpcError};
 use gateway_protocol::methods::NoParams;
+use gateway_protocol::methods::device_setup::{
+    DevicePairSetupCodeParams, DevicePairSetupCodeResult, DevicePairSetupStatusParams,
+    DevicePairSetupStatusResult, SetupAccess, SetupCompletion,
+};
 use gateway_protocol::methods::devices::{
     DevicePairApproveResult, DevicePairListResult, DevicePairRejectResult, DevicePairRemoveParams,
     DevicePairRemoveResult, DevicePairRenameParams, DevicePairRenameResult, DeviceRequestParams,
@@ -54,21 +59,26 @@ fn role(method: &str, name: &str) -> Result<Role, RpcError> {
         .ok_or_else(|| RpcError::invalid_params(method, "at /role: must be operator or node"))
 }
 
-fn failed(tenant: &Tenant, failed: Failed) -> RpcError {
+pub(super) fn failed(tenant: &Tenant, failed: Failed) -> RpcError {
     match failed {
         Failed::Refused(Refusal::NoRequest) => RpcError::not_found("device pairing request"),
         Failed::Refused(Refusal::NoDevice) => RpcError::not_found("device"),
         Failed::Refused(Refusal::NoToken) => RpcError::not_found("device token"),
         Failed::Refused(Refusal::Beyond(scope)) => RpcError::missing_scope(scope),
+        Failed::Refused(Refusal::Has) => RpcError::invalid(
+            "the device has these scopes already; connect again and ask for them",
+        ),
         Failed::Refused(Refusal::Wider) => RpcError::invalid_params(
             "device.token.rotate",
             "at /scopes: must be a part of the scopes that the token has (wider ones need a new approval)",
         ),
-        Failed::Store(StoreError::Limit(_)) => RpcError::new(
+        Failed::Store(StoreError::Limit("MAX_SETUP_CODES_PER_TENANT")) => RpcError::new(
             DetailCode::QuotaExceeded,
-            "the tenant has as many devices as it may have; remove those that are not used",
+            "too many setup codes were made; they end after ten minutes, and are forgotten an hour later",
         )
-        .with("quota", "devices"),
+        .with("quota", "setupCodes"),
+        Failed::Store(StoreError::Limit("MAX_DEVICES_PER_TENANT")) => pair::too_many_devices(),
+        Failed::Store(StoreError::Limit(_)) => pair::too_many_requests(),
         Failed::Store(other) => error::store(tenant, &other),
     }
 }
@@ -232,5 +242,78 @@ pub(super) async fn revoke(
         device_id,
         role: role.as_str().to_owned(),
         revoked_at_ms,
+    })
+}
+
+pub(super) async fn setup_code(
+    cx: Cx,
+    p: DevicePairSetupCodeParams,
+) -> Result<DevicePairSetupCodeResult, RpcError> {
+    no_api_key(&cx)?;
+    let (place, source) = match &p.public_url {
+        Some(url) => {
+            let place = pair::setup::Place::parse(url).ok_or_else(|| {
+                RpcError::invalid_params(
+                    "device.pair.setupCode",
+                    "at /publicUrl: must be wss://host[:port][/path] (ws:// on this machine only)",
+                )
+            })?;
+            (place, "param")
+        }
+        None => pair::setup::Place::own(&cx.tenant).ok_or_else(|| {
+            RpcError::invalid(
+                "no address for the device: the gateway has none with TLS that other machines reach; give `publicUrl` (wss://HOST:PORT), or set gateway.bind and gateway.tls, or gateway.tailscale.mode",
+            )
+        })?,
+    };
+    let access = p.bootstrap_profile.unwrap_or_default();
+    let made = pair::setup::make(&cx.tenant, &by(&cx), access, &place)
+        .await
+        .map_err(|e| failed(&cx.tenant, e))?;
+    cx.tenant.log(
+        "INFO",
+        &format!("setup code {} was made ({})", made.row.id, made.row.access),
+    );
+    Ok(DevicePairSetupCodeResult {
+        qr_data_url: p
+            .include_qr
+            .unwrap_or_default()
+            .then(|| pair::picture::data_url(&made.code))
+            .flatten(),
+        setup_code: made.code,
+        gateway_url: place.url,
+        auth: match cx.tenant.settings().auth.mode {
+            AuthMode::None | AuthMode::Token => "token",
+            AuthMode::Password | AuthMode::TrustedProxy => "password",
+        }
+        .to_owned(),
+        url_source: source.to_owned(),
+        setup_id: made.row.id,
+        access,
+        expires_at_ms: made.row.expires_at,
+    })
+}
+
+pub(super) async fn setup_status(
+    cx: Cx,
+    p: DevicePairSetupStatusParams,
+) -> Result<DevicePairSetupStatusResult, RpcError> {
+    let book = pair::load(&cx.tenant)
+        .await
+        .map_err(|e| error::store(&cx.tenant, &e))?;
+    let code = book
+        .code(&p.setup_id)
+        .ok_or_else(|| RpcError::not_found("setup code"))?;
+    Ok(DevicePairSetupStatusResult {
+        completion: code
+            .used_at
+            .zip(code.device_id.clone())
+            .map(|(ts, device_id)| SetupCompletion {
+                setup_id: code.id.clone(),
+                device_id,
+                access: SetupAccess::from_name(&code.access).unwrap_or_default(),
+                ts,
+                device_name: code.device_name.clone(),
+            }),
     })
 }

@@ -7,6 +7,7 @@ mod backup;
 mod channels;
 mod chat;
 pub mod config;
+mod device_scopes;
 mod devices;
 pub mod error;
 mod sessions;
@@ -60,8 +61,12 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on::<m::devices::DevicePairReject>(devices::reject)
         .on::<m::devices::DevicePairRemove>(devices::remove)
         .on::<m::devices::DevicePairRename>(devices::rename)
+        .on::<m::device_setup::DevicePairSetupCode>(devices::setup_code)
+        .on::<m::device_setup::DevicePairSetupStatus>(devices::setup_status)
         .on::<m::devices::DeviceTokenRotate>(devices::rotate)
         .on::<m::devices::DeviceTokenRevoke>(devices::revoke)
+        .on::<m::devices::DeviceScopesRequestUpgrade>(device_scopes::request)
+        .on::<m::devices::DeviceScopesWaitUpgrade>(device_scopes::wait)
         .on::<m::config::ConfigSet>(config::set)
         .on::<m::config::ConfigPatch>(config::patch)
         .on::<m::config::ConfigApply>(config::apply)

@@ -49,6 +49,8 @@ fn attempt(host: &Host, t: &Try<'_>) -> Result<String, DetailCode> {
         token: t.token,
         password: t.password,
         device_token: None,
+        bootstrap_token: None,
+        vouched: None,
         device: None,
         surface: t.surface,
     })

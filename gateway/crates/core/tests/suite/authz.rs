@@ -97,6 +97,8 @@ async fn callers_of(
             token: Some(token),
             password: None,
             device_token: None,
+            bootstrap_token: None,
+            vouched: None,
             device,
             surface,
         };
@@ -185,23 +187,10 @@ async fn every_credential_gives_just_its_scopes() {
     let t = host.main_tenant().unwrap().clone();
     let mut sets = vec![ScopeSet::NONE, ScopeSet::ALL];
     sets.extend(Scope::ALL.map(ScopeSet::of));
-    let mut tried: BTreeMap<(&str, &str, &str), usize> = BTreeMap::new();
+    let mut tried = Tried::default();
     for (n, scopes) in sets.iter().enumerate() {
         for (kind, role, has, caller) in callers_of(&host, &t, n, *scopes).await {
-            let caller = Arc::new(caller);
-            for spec in methods() {
-                let got = call(&host, &t, &caller, spec.name, json!([])).await;
-                let denied = got.as_ref().err().is_some_and(|e| {
-                    matches!(e.detail, DetailCode::MissingScope | DetailCode::WrongRole)
-                });
-                let allowed = spec.access.check(role, has).is_ok();
-                assert_eq!(
-                    !denied, allowed,
-                    "{} by {kind} as {role:?} with {has:?}: {got:?}",
-                    spec.name
-                );
-                *tried.entry((spec.name, kind, role.as_str())).or_default() += 1;
-            }
+            opens_just(&host, &t, kind, role, has, caller, &mut tried).await;
         }
     }
     let kinds = [
@@ -210,13 +199,202 @@ async fn every_credential_gives_just_its_scopes() {
         ("device token", "operator", sets.len()),
         ("device token", "node", sets.len()),
     ];
-    let uncovered: Vec<_> = gateway_protocol::method::all()
-        .iter()
-        .filter(|m| !gateway_core::rpc::ELSEWHERE.contains(&m.name))
-        .flat_map(|m| kinds.map(|(kind, role, times)| (m.name, kind, role, times)))
+    nothing_is_left(&tried, &kinds);
+}
+
+/// How often a method was tried, by kind of credential and role.
+type Tried = BTreeMap<(&'static str, &'static str, &'static str), usize>;
+
+/// Every method by this caller: let through exactly if the registry says so of `role` and the scopes `has`.
+async fn opens_just(
+    host: &gateway_core::Host,
+    t: &Arc<gateway_core::Tenant>,
+    kind: &'static str,
+    role: Role,
+    has: ScopeSet,
+    caller: Caller,
+    tried: &mut Tried,
+) {
+    let caller = Arc::new(caller);
+    for spec in methods() {
+        let got = call(host, t, &caller, spec.name, json!([])).await;
+        let denied = got
+            .as_ref()
+            .err()
+            .is_some_and(|e| matches!(e.detail, DetailCode::MissingScope | DetailCode::WrongRole));
+        let allowed = spec.access.check(role, has).is_ok();
+        assert_eq!(
+            !denied, allowed,
+            "{} by {kind} as {role:?} with {has:?}: {got:?}",
+            spec.name
+        );
+        *tried.entry((spec.name, kind, role.as_str())).or_default() += 1;
+    }
+}
+
+/// What was not tried, is printed, and is nothing.
+fn nothing_is_left(tried: &Tried, kinds: &[(&'static str, &'static str, usize)]) {
+    let uncovered: Vec<_> = methods()
+        .flat_map(|m| {
+            kinds
+                .iter()
+                .map(|(kind, role, times)| (m.name, *kind, *role, *times))
+        })
         .filter(|(name, kind, role, times)| tried.get(&(*name, *kind, *role)) != Some(times))
         .collect();
+    println!(
+        "{} methods by {} kinds of credential and role; uncovered: {uncovered:?}",
+        methods().count(),
+        kinds.len()
+    );
     assert!(uncovered.is_empty(), "{uncovered:?}");
+}
+
+/// The same for who comes without a credential of their own: by a setup code, by a proxy's word, by being on this machine. A code
+/// gives what it was made for, whatever is asked for with it.
+/// Covers: A2, A6, A15, A18.
+#[tokio::test(start_paused = true)]
+async fn every_other_way_in_gives_just_its_scopes() {
+    use gateway_config::{AuthMode, TrustedProxySettings};
+    use gateway_core::auth::{AuthAttempt, Vouched};
+    use gateway_core::pair::book::Claim;
+    use gateway_core::{Surface, TenantHint};
+
+    let dir = tempfile::tempdir().unwrap();
+    let clock = || Arc::new(gateway_core::clock::ManualClock::new(1_800_000_000_000));
+    let host = start_with(
+        dir.path(),
+        &Arc::default(),
+        1,
+        settings(dir.path()),
+        clock(),
+    )
+    .await;
+    let t = host.main_tenant().unwrap().clone();
+    let mut tried = Tried::default();
+    fn attempt(
+        host: &gateway_core::Host,
+        token: Option<&str>,
+        device: Option<(&str, Role)>,
+        vouched: Option<&Vouched>,
+        loopback: bool,
+    ) -> gateway_core::auth::Authenticated {
+        host.authenticate(&AuthAttempt {
+            peer: "192.0.2.7".parse().unwrap(),
+            loopback,
+            origin: None,
+            tenant_hint: &TenantHint::Unnamed,
+            token,
+            password: None,
+            device_token: None,
+            bootstrap_token: None,
+            vouched,
+            device,
+            surface: Surface::V4,
+        })
+        .unwrap()
+    }
+    let limited = "operator.approvals operator.read operator.talk.secrets operator.write";
+    let full = format!("operator.admin {limited}");
+    let mut n = 0;
+    for (access, operator) in [
+        ("full", Some(&*full)),
+        ("limited", Some(limited)),
+        ("node", None),
+    ] {
+        for role in [Role::Operator, Role::Node] {
+            n += 1;
+            let mut params = json!({ "publicUrl": "wss://gw.example" });
+            if access != "full" {
+                params["bootstrapProfile"] = json!(access);
+            }
+            let made = call(&host, &t, &admin(), "device.pair.setupCode", params)
+                .await
+                .unwrap();
+            let has = match role {
+                Role::Node => ScopeSet::NONE,
+                Role::Operator => ScopeSet::parse(operator.unwrap_or_default().split(' ')),
+            };
+            let claim = |scopes| Claim {
+                device_id: format!("{n:064x}"),
+                public_key: format!("key-{n}"),
+                display_name: None,
+                platform: "linux".to_owned(),
+                device_family: None,
+                client_id: "test".to_owned(),
+                client_mode: "test".to_owned(),
+                role,
+                scopes,
+                address: "192.0.2.7".to_owned(),
+            };
+            let token = super::pairing::token_in(made["setupCode"].as_str().unwrap());
+            let code = t.shared().device_tokens.hash(&token);
+            if role == Role::Operator {
+                // One scope too many, whichever it is: refused, and the code stays good.
+                for beyond in Scope::ALL.into_iter().filter(|s| !has.allows(*s)) {
+                    let asks = has.iter().chain([beyond]).collect();
+                    let refused = host.redeem(&t, claim(asks), code).await.unwrap_err();
+                    let detail = refused.error.detail;
+                    assert_eq!(detail, DetailCode::AuthBootstrapTokenInvalid, "{beyond}");
+                }
+            }
+            let paired = match (host.redeem(&t, claim(has), code).await, operator, role) {
+                (Ok(paired), Some(_), _) | (Ok(paired), None, Role::Node) => paired,
+                (Err(_), None, Role::Operator) => continue,
+                (other, ..) => panic!("{access} as {role:?}: {other:?}"),
+            };
+            let id = format!("{n:064x}");
+            let found = attempt(&host, Some(&*paired.token), Some((&*id, role)), None, false);
+            let granted = ScopeSet::effective(ScopeSet::ALL, found.ceiling);
+            let mut caller = Caller::internal("matrix", granted, None);
+            caller.role = role;
+            caller.device = Some(paired.pass);
+            opens_just(&host, &t, "setup code", role, has, caller, &mut tried).await;
+        }
+    }
+    host.shutdown(std::time::Duration::from_secs(1)).await;
+    drop((host, t));
+
+    let mut sets = vec![ScopeSet::NONE, ScopeSet::ALL];
+    sets.extend(Scope::ALL.map(ScopeSet::of));
+    for (kind, mode) in [
+        ("proxied user", AuthMode::TrustedProxy),
+        ("nothing", AuthMode::None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings(dir.path());
+        settings.tenants.remove("acme");
+        let auth = &mut settings.tenants.get_mut("main").unwrap().auth;
+        auth.mode = mode;
+        auth.token = None;
+        auth.proxy = (mode == AuthMode::TrustedProxy).then(|| TrustedProxySettings {
+            user_header: "x-user".to_owned(),
+            required_headers: Default::default(),
+            allow_users: None,
+            allow_loopback: false,
+            secret: None,
+        });
+        let host = start_with(dir.path(), &Arc::default(), 1, settings, clock()).await;
+        let t = host.main_tenant().unwrap().clone();
+        let una = Vouched {
+            same_host: false,
+            said: [("x-user".to_owned(), "una".to_owned())].into(),
+        };
+        let proxied = mode == AuthMode::TrustedProxy;
+        for scopes in &sets {
+            let found = attempt(&host, None, None, proxied.then_some(&una), !proxied);
+            let granted = ScopeSet::effective(*scopes, found.ceiling);
+            let caller = Caller::internal("matrix", granted, None);
+            opens_just(&host, &t, kind, Role::Operator, *scopes, caller, &mut tried).await;
+        }
+    }
+    let kinds = [
+        ("setup code", "operator", 2),
+        ("setup code", "node", 3),
+        ("proxied user", "operator", sets.len()),
+        ("nothing", "operator", sets.len()),
+    ];
+    nothing_is_left(&tried, &kinds);
 }
 
 /// A caller restricted to methods (a boot script) gets no other one, whatever its scopes are.

@@ -11,6 +11,7 @@ mod full_disk;
 mod intake;
 mod observe;
 mod pairing;
+mod proxied;
 mod reload;
 mod sim;
 mod support;

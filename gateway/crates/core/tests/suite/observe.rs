@@ -244,6 +244,8 @@ async fn who_did_what_is_written_down_for_the_tenant_alone() {
             token: Some("canary-guess"),
             password: None,
             device_token: None,
+            bootstrap_token: None,
+            vouched: None,
             device: None,
             surface: gateway_core::Surface::V4,
         })

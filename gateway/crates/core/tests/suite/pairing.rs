@@ -395,6 +395,8 @@ async fn decisions_survive_a_restart() {
             token: Some(token),
             password: None,
             device_token: Some(token),
+            bootstrap_token: None,
+            vouched: None,
             device: Some((&device, Role::Operator)),
             surface: gateway_core::Surface::V4,
         };
@@ -530,6 +532,8 @@ async fn an_api_key_gives_devices_nothing() {
         token: made["secret"].as_str(),
         password: None,
         device_token: None,
+        bootstrap_token: None,
+        vouched: None,
         device: None,
         surface: gateway_core::Surface::JsonRpcHttp,
     };
@@ -559,4 +563,168 @@ async fn an_api_key_gives_devices_nothing() {
     )
     .await;
     assert!(got.is_ok(), "turning down gives nothing: {got:?}");
+}
+
+/// A setup code ends after ten minutes, and across a restart; kept of it is a hash.
+/// Covers: A6.
+#[tokio::test]
+async fn a_setup_code_ends_and_is_kept_as_a_hash() {
+    let dir = scratch();
+    let clock = Arc::new(gateway_core::clock::ManualClock::new(1_800_000_000_000));
+    let script = Arc::default();
+    let begin = |seed| {
+        start_with(
+            dir.path(),
+            &script,
+            seed,
+            settings(dir.path()),
+            clock.clone(),
+        )
+    };
+    let host = begin(1).await;
+    let main = host.main_tenant().unwrap();
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let params = json!({ "publicUrl": "wss://gw.example:1", "bootstrapProfile": "node" });
+        let made = call(&host, &main, &admin(), "device.pair.setupCode", params)
+            .await
+            .unwrap();
+        tokens.push(token_in(made["setupCode"].as_str().unwrap()));
+    }
+    let node = |n| claim(n, Role::Node, ScopeSet::NONE);
+    let redeem = |host: &Host, main: &Arc<Tenant>, token: &str, n: u8| {
+        let hash = main.shared().device_tokens.hash(token);
+        host.redeem(main, node(n), hash)
+    };
+    assert!(redeem(&host, &main, &tokens[0], 1).await.is_ok());
+    host.shutdown(std::time::Duration::from_secs(1)).await;
+    drop((host, main));
+    for entry in walk(dir.path()) {
+        let bytes = std::fs::read(&entry).unwrap();
+        for token in &tokens {
+            let found = bytes.windows(token.len()).any(|w| w == token.as_bytes());
+            assert!(!found, "a code in {}", entry.display());
+        }
+    }
+    let host = begin(2).await;
+    let main = host.main_tenant().unwrap();
+    assert!(
+        redeem(&host, &main, &tokens[0], 2).await.is_err(),
+        "used before the restart"
+    );
+    assert!(
+        redeem(&host, &main, &tokens[1], 3).await.is_ok(),
+        "good after the restart"
+    );
+    clock.advance(600_001);
+    let late = redeem(&host, &main, &tokens[2], 4).await.unwrap_err();
+    assert_eq!(late.error.detail, DetailCode::AuthBootstrapTokenInvalid);
+    // Only who has everything may make one.
+    let caller = Arc::new(gateway_core::Caller::internal(
+        "p",
+        ScopeSet::of(Scope::Pairing),
+        None,
+    ));
+    let params = json!({ "publicUrl": "wss://gw.example:1" });
+    let got = call(&host, &main, &caller, "device.pair.setupCode", params).await;
+    assert_eq!(got.unwrap_err().detail, DetailCode::MissingScope);
+}
+
+/// Without an address a code leads to the gateway's own, and names its certificate only where it is that one which is shown.
+/// Covers: A6.
+#[tokio::test]
+async fn a_setup_code_leads_to_the_gateway() {
+    use gateway_protocol::methods::system::{PartState, TlsHealth};
+
+    let dir = scratch();
+    let host = start(dir.path(), &Arc::default(), 1).await;
+    let made = async |slug: &str, params: Value| {
+        let t = host.tenant(slug).unwrap().clone();
+        let made = call(&host, &t, &admin(), "device.pair.setupCode", params).await?;
+        let text = base64_url(made["setupCode"].as_str().unwrap());
+        let payload: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(payload["url"], made["gatewayUrl"]);
+        Ok::<_, gateway_protocol::RpcError>((
+            made["urlSource"].as_str().unwrap().to_owned(),
+            payload["url"].as_str().unwrap().to_owned(),
+            payload["tlsFingerprint"].as_str().map(str::to_owned),
+        ))
+    };
+    let refused = made("main", json!({})).await.unwrap_err();
+    assert!(refused.message.contains("publicUrl"), "{refused:?}");
+    let listener = |tls| gateway_core::process_health::Listener {
+        port: 18_789,
+        tls,
+        addresses: Arc::new(|| vec!["192.0.2.1".parse().unwrap()]),
+    };
+    // In clear a code would be anybody's.
+    host.set_listener(listener(false));
+    assert!(made("main", json!({})).await.is_err());
+    host.set_listener(listener(true));
+    let pin = "ab".repeat(32);
+    host.set_tls_health(TlsHealth {
+        state: PartState::Ok,
+        fingerprint: pin.clone(),
+        next_fingerprint: None,
+        expires_at_ms: 0,
+        message: None,
+    });
+    let main = made("main", json!({})).await.unwrap();
+    assert_eq!(
+        (&*main.0, &*main.1, main.2.as_deref()),
+        ("bind", "wss://192.0.2.1:18789", Some(&*pin))
+    );
+    let (source, url, _) = made("acme", json!({})).await.unwrap();
+    assert_eq!(
+        (&*source, &*url),
+        ("tenant-host", "wss://acme.example:18789")
+    );
+    // Behind another port stands a proxy with its own certificate.
+    for (url, pinned) in [
+        ("wss://gw.example", false),
+        ("wss://gw.example:8443/x", false),
+        ("wss://gw.example:18789", true),
+        ("wss://[2001:db8::7]:18789/t/acme/", true),
+        ("ws://127.0.0.1:18789", false),
+        ("ws://[::1]:18789", false),
+    ] {
+        let (source, led, fingerprint) = made("main", json!({ "publicUrl": url })).await.unwrap();
+        assert_eq!((&*source, &*led), ("param", url));
+        assert_eq!(fingerprint.is_some(), pinned, "{url}");
+    }
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            out.extend(walk(&path));
+        } else {
+            out.push(path);
+        }
+    }
+    out
+}
+
+/// The credential in a setup code.
+pub fn token_in(code: &str) -> String {
+    let payload: Value = serde_json::from_slice(&base64_url(code)).unwrap();
+    payload["bootstrapToken"].as_str().unwrap().to_owned()
+}
+
+/// Decodes base64url without padding.
+fn base64_url(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (mut out, mut bits, mut have) = (Vec::new(), 0_u32, 0);
+    for byte in text.bytes() {
+        let value = ALPHABET.iter().position(|b| *b == byte).unwrap();
+        bits = bits << 6 | u32::try_from(value).unwrap();
+        have += 6;
+        if have >= 8 {
+            have -= 8;
+            out.push(u8::try_from(bits >> have & 0xff).unwrap());
+        }
+    }
+    out
 }

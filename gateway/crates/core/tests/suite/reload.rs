@@ -66,6 +66,8 @@ fn knows(host: &Host, token: &str) -> Option<String> {
         token: Some(token),
         password: None,
         device_token: None,
+        bootstrap_token: None,
+        vouched: None,
         device: None,
         surface: Surface::V4,
     };

@@ -239,7 +239,7 @@ impl crate::method::Params for ConnectParams {
         row(
             "auth",
             Rule::Honoured,
-            "`token`, `password` and `deviceToken`; the others have no effect.",
+            "`token`, `password`, `deviceToken` and `bootstrapToken`; the others have no effect.",
         ),
         row(
             "device",
@@ -867,7 +867,7 @@ pub struct HelloAuth {
     pub role: String,
     /// Granted scopes.
     pub scopes: Vec<String>,
-    /// What let the connection in: `none`, `token`, `password`, `device-token`.
+    /// What let the connection in: `none`, `token`, `password`, `device-token`, `bootstrap-token`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// The device's token for this role: good for later connections instead of the shared secret.
@@ -876,6 +876,23 @@ pub struct HelloAuth {
     /// When it was made, milliseconds since the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_at_ms: Option<i64>,
+    /// The device's tokens for other roles, where a setup code gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_tokens: Option<Vec<GivenToken>>,
+}
+
+/// A token that a setup code gave for another role than that of the connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GivenToken {
+    /// The token.
+    pub device_token: String,
+    /// The role that it is for.
+    pub role: String,
+    /// Its scopes.
+    pub scopes: Vec<String>,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub issued_at_ms: i64,
 }
 
 /// Limits in `hello-ok`.

@@ -21,10 +21,15 @@ crate::methods! {
     DeviceTokenRotate = "device.token.rotate", Operator(Pairing), Command, (DeviceTokenRotateParams) -> DeviceTokenRotateResult;
     /// End the token of a device in a role; to come back it needs a new approval.
     DeviceTokenRevoke = "device.token.revoke", Operator(Pairing), Command, (DeviceTokenRevokeParams) -> DeviceTokenRevokeResult;
+    /// Ask an operator for more scopes for the device of this connection; for operators that proved a device, with any scopes.
+    DeviceScopesRequestUpgrade = "device.scopes.requestUpgrade", Any, Command, (DeviceScopesRequestUpgradeParams) -> DeviceScopesRequestUpgradeResult;
+    /// Wait until an operator has decided about what `device.scopes.requestUpgrade` asked for, or the request has run out. The new token
+    /// is told to its device only; the connection that asked ends soon after.
+    DeviceScopesWaitUpgrade = "device.scopes.waitUpgrade", Any, Wait, (DeviceRequestParams) -> DeviceScopesWaitUpgradeResult;
 }
 
 crate::params! {
-    /// Parameters of `device.pair.approve` and `device.pair.reject`.
+    /// Parameters of `device.pair.approve`, `device.pair.reject` and `device.scopes.waitUpgrade`.
     DeviceRequestParams {
         required {
             /// Id of the request.
@@ -95,6 +100,43 @@ crate::params! {
         ignored {}
         refused {}
     }
+}
+
+crate::params! {
+    /// Parameters of `device.scopes.requestUpgrade`.
+    DeviceScopesRequestUpgradeParams {
+        required {
+            /// The scopes that the device is to have: those of the connection, and more.
+            "scopes" scopes: Vec<NonEmpty>,
+        }
+        optional {}
+        ignored {}
+        refused {}
+    }
+}
+
+/// Result of `device.scopes.requestUpgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceScopesRequestUpgradeResult {
+    /// Id of the request: what `device.pair.approve` and `device.scopes.waitUpgrade` take. The same for the same question.
+    pub request_id: String,
+}
+
+/// Result of `device.scopes.waitUpgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceScopesWaitUpgradeResult {
+    /// `approved`, `rejected` or `expired` (also where another request took its place).
+    pub status: String,
+    /// The request.
+    pub request_id: String,
+    /// The token from now on, if it was approved; the one before has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_token: Option<String>,
+    /// Its scopes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
 }
 
 /// A request that waits for an operator. Also the payload of `device.pair.requested`.

@@ -9,6 +9,7 @@ pub mod chat;
 pub mod config;
 pub mod connect;
 pub mod cron;
+pub mod device_setup;
 pub mod devices;
 pub mod heartbeat;
 pub mod logs;
@@ -29,6 +30,7 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     config::SPECS,
     connect::SPECS,
     cron::SPECS,
+    device_setup::SPECS,
     devices::SPECS,
     heartbeat::SPECS,
     logs::SPECS,

@@ -764,8 +764,10 @@ fn no_parameter_names_an_endpoint() {
             .iter()
             .any(|word| name == *word || name.ends_with(word));
             let honoured = param.rule == gateway_protocol::method::Rule::Honoured;
+            // It is written into the code for the device; the gateway itself never connects there.
+            let told_only = (spec.name, param.name) == ("device.pair.setupCode", "publicUrl");
             assert!(
-                !(endpoint && honoured),
+                !(endpoint && honoured) || told_only,
                 "{} honours {}",
                 spec.name,
                 param.name

@@ -93,21 +93,26 @@ impl Advertisement {
     /// The addresses of this machine that the listener can be reached at.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
-        match self.bind {
-            Bind::Addr(ip) if !ip.is_unspecified() => vec![ip],
-            Bind::Addr(_) | Bind::Lan | Bind::Loopback => {
-                let v4 = self.bind.ip().is_ipv4();
-                let all = if_addrs::get_if_addrs().unwrap_or_default();
-                let mut ips: Vec<IpAddr> = all
-                    .iter()
-                    .map(if_addrs::Interface::ip)
-                    .filter(|ip| !ip.is_loopback() && ip.is_ipv4() == v4)
-                    .collect();
-                ips.sort();
-                ips
-            }
-        }
+        reachable(self.bind.ip())
     }
+}
+
+/// The addresses at which other machines reach a listener on this one.
+pub(crate) fn reachable(bound: IpAddr) -> Vec<IpAddr> {
+    if bound.is_loopback() {
+        return Vec::new();
+    }
+    if !bound.is_unspecified() {
+        return vec![bound];
+    }
+    let all = if_addrs::get_if_addrs().unwrap_or_default();
+    let mut ips: Vec<IpAddr> = all
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .filter(|ip| !ip.is_loopback() && ip.is_ipv4() == bound.is_ipv4())
+        .collect();
+    ips.sort();
+    ips
 }
 
 /// A listener that is to be found.

@@ -39,6 +39,7 @@ struct Shown<'a> {
     token: Option<&'a str>,
     password: Option<&'a str>,
     device_token: Option<&'a str>,
+    bootstrap_token: Option<&'a str>,
     device: Option<(&'a str, Role)>,
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn check_connect(
         token: credentials.and_then(|a| a.token.as_deref()),
         password: credentials.and_then(|a| a.password.as_deref()),
         device_token: credentials.and_then(|a| a.device_token.as_deref()),
+        bootstrap_token: credentials.and_then(|a| a.bootstrap_token.as_deref()),
         device,
     };
     authenticate(ask, &shown, Surface::V4)
@@ -74,7 +76,14 @@ pub(crate) fn check_connect(
 
 fn authenticate(ask: &Ask, shown: &Shown<'_>, surface: Surface) -> Result<Authenticated, RpcError> {
     let sockets = matches!(surface, Surface::V4 | Surface::JsonRpcWs);
-    let bare = shown.token.is_none() && shown.password.is_none() && shown.device_token.is_none();
+    let bare = [
+        shown.token,
+        shown.password,
+        shown.device_token,
+        shown.bootstrap_token,
+    ]
+    .iter()
+    .all(Option::is_none);
     if let Some(identity) = ask.front.as_ref().and_then(|front| front.identity.as_ref())
         && sockets
         && bare
@@ -89,6 +98,8 @@ fn authenticate(ask: &Ask, shown: &Shown<'_>, surface: Surface) -> Result<Authen
         token: shown.token,
         password: shown.password,
         device_token: shown.device_token,
+        bootstrap_token: shown.bootstrap_token,
+        vouched: ask.vouched.as_deref(),
         device: shown.device,
         surface,
     };

@@ -22,7 +22,7 @@ use std::{borrow::Cow, convert::Infallible, sync::Arc};
 
 use axum::{Router, body::Body};
 use gateway_config::TailscaleLogins;
-use gateway_core::host::TenantHint;
+use gateway_core::{auth::Vouched, host::TenantHint};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tower_service::Service;
@@ -50,6 +50,8 @@ pub(crate) struct Ask {
     pub(crate) socket: Socket,
     /// Set for a request that Tailscale brought.
     pub(crate) front: Option<Front>,
+    /// What a trusted proxy says of the user, where it says anything.
+    pub(crate) vouched: Option<Arc<Vouched>>,
     /// What let the request in.
     pub(crate) admitted: admitted::Admitted,
 }
@@ -152,11 +154,22 @@ fn admit(
 ) -> Result<Admitted, Response<Body>> {
     let names = app.names();
     let names = &names.1;
-    let socket = match &front {
+    let is_proxy = |ip| names.is_proxy(ip);
+    let vouched = forwarded::vouched(
+        request.headers_mut(),
+        &wire.socket,
+        &names.identity,
+        is_proxy,
+    )
+    .map_err(refused)?;
+    let mut socket = match &front {
         Some(front) => forwarded::brought(request.headers_mut(), &wire.socket, front.client),
-        None => forwarded::socket(request.headers_mut(), &wire.socket, |ip| names.is_proxy(ip))
-            .map_err(refused)?,
+        None => {
+            forwarded::socket(request.headers_mut(), &wire.socket, is_proxy).map_err(refused)?
+        }
     };
+    // Whom a proxy vouches for is nobody of this machine, even where it does not say for whom it asks.
+    socket.forwarded |= vouched.is_some();
     let raw_host = text(&request, header::HOST)
         .map_err(|()| refused(Refused::BadHost))?
         .unwrap_or_default();
@@ -223,6 +236,7 @@ fn admit(
         origin: origin.map(Into::into),
         socket,
         front,
+        vouched: vouched.map(Arc::new),
         admitted: admitted::Admitted::default(),
     };
     if request.headers().contains_key(header::UPGRADE) {

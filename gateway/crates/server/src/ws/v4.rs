@@ -82,6 +82,11 @@ enum Next {
     Device(Claim),
 }
 
+/// Whether somebody else signed the user in.
+fn is_person(proof: &Proof) -> bool {
+    matches!(proof, Proof::Login(_) | Proof::Proxied(_))
+}
+
 impl V4 {
     pub(crate) fn new(ask: Ask, now_ms: u64) -> Self {
         let handshake_by_ms = now_ms + ask.app.handshake_timeout_ms();
@@ -143,7 +148,13 @@ impl V4 {
                 let local = self.ask.local() && self.ask.origin.is_none();
                 let by_secret = !matches!(admission.found.proof, Proof::Device(_));
                 let tenant = &admission.found.tenant;
-                match link.app.host.pair(tenant, claim, local, by_secret) {
+                let pairing = match admission.found.proof {
+                    Proof::Setup(code) => {
+                        Pairing::Later(link.app.host.redeem(tenant, claim, code).boxed())
+                    }
+                    _ => link.app.host.pair(tenant, claim, local, by_secret),
+                };
+                match pairing {
                     Pairing::Now(decided) => {
                         let opened = decided
                             .and_then(|paired| self.enter(link, admission, Rights::of(paired)));
@@ -262,12 +273,15 @@ impl V4 {
         let now_ms = self.ask.app.now_ms();
         let proven = proof::verify(params, role.as_str(), &self.nonce, now_ms)
             .map_err(ConnectRefusal::proof)?;
-        if matches!(found.proof, Proof::Login(_)) && *role == Role::Operator {
-            // A person that the tailnet vouches for needs no device of their own.
+        if is_person(&found.proof) && *role == Role::Operator {
+            // A person that the tailnet or a proxy vouches for needs no device of their own.
             return without(self.scopes(params, *role, found));
         }
         let Some(device) = proven else {
             return match (role, params.client.id) {
+                _ if matches!(found.proof, Proof::Setup(_)) => {
+                    Err(ConnectRefusal::device_identity_required())
+                }
                 (_, ClientId::OpenclawControlUi) => {
                     Err(ConnectRefusal::control_ui_device_identity_required())
                 }
@@ -283,6 +297,8 @@ impl V4 {
                     false,
                 ));
             }
+        } else if matches!(found.proof, Proof::Setup(_)) {
+            // What it may ask for is fixed in the code.
         } else if params.client.mode == ClientMode::Probe {
             return without(ScopeSet::NONE);
         } else if *role == Role::Operator
@@ -324,6 +340,11 @@ impl V4 {
             role,
         } = admission;
         let scopes = rights.scopes;
+        // A setup code is used up; the connection goes on by the token that it gave.
+        let proof = match (found.proof, &rights.paired) {
+            (Proof::Setup(_), Some(paired)) => Proof::Device(paired.pass.token),
+            (proof, _) => proof,
+        };
         let device = rights.paired.as_ref().map(|p| p.pass.clone());
         let id = app.host.new_conn_id();
         let client = ClientInfo {
@@ -360,12 +381,12 @@ impl V4 {
             client: client.clone(),
             surface: Surface::V4,
             ip,
-            credential: Some(found.proof.name(found.method)),
+            credential: Some(proof.name(found.method)),
         });
         let info = ConnInfo {
             conn: id,
             role,
-            proof: found.proof,
+            proof,
             device,
             scopes,
             caps,
@@ -402,8 +423,7 @@ impl V4 {
     /// they ask for; everyone else who knows the secret gets in without scopes, and so does a probe.
     fn scopes(&self, params: &ConnectParams, role: Role, found: &Authenticated) -> ScopeSet {
         let asked = || ScopeSet::parse(params.scopes.iter().flatten().map(|s| s.as_str()));
-        if role == Role::Operator && matches!(found.proof, Proof::Login(_)) {
-            // A person that the tailnet vouches for.
+        if role == Role::Operator && is_person(&found.proof) {
             return ScopeSet::effective(asked(), found.ceiling);
         }
         let local = self.ask.local() && self.ask.origin.is_none();

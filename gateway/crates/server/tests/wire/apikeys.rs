@@ -264,3 +264,105 @@ fn a_key_ends_at_its_time() {
     assert_eq!(row["expired"], true, "{list}");
     assert!(row["lastUsedAt"].is_i64(), "{list}");
 }
+
+/// What a credential may not do, it may not do by another way either: every method over both transports, the addresses for
+/// programs, hooks, and words in a message.
+/// Covers: Z2, Z3.
+#[test]
+fn a_right_has_no_side_door() {
+    use gateway_protocol::method::{self, Access};
+    use gateway_protocol::{Scope, ScopeSet};
+
+    let gw = plain();
+    let (_, read) = make(
+        &gw,
+        TOKEN,
+        json!({ "name": "r", "scopes": ["operator.read"] }),
+    );
+    let (_, write) = make(
+        &gw,
+        TOKEN,
+        json!({ "name": "w", "scopes": ["operator.write"] }),
+    );
+    let bearer = format!("Bearer {read}");
+    let mut ws = gw.upgrade("/rpc", &[("Authorization", &bearer)]).unwrap();
+    let mut tried = 0;
+    for spec in method::all() {
+        let allowed = match spec.access {
+            Access::Any => true,
+            Access::Operator(scope) => ScopeSet::of(Scope::Read).allows(scope),
+            Access::Node => false,
+        };
+        if allowed || spec.name == "connect" {
+            continue;
+        }
+        tried += 1;
+        let wanted = if spec.access == Access::Node {
+            "WRONG_ROLE"
+        } else {
+            "MISSING_SCOPE"
+        };
+        let over_post = call(&gw, &read, spec.name, json!({}));
+        let body = json!({ "jsonrpc": "2.0", "id": spec.name, "method": spec.name, "params": {} });
+        ws.text(&body.to_string());
+        let over_ws = loop {
+            let got = ws.json();
+            if got["id"] == spec.name {
+                break got;
+            }
+        };
+        for got in [over_post, over_ws] {
+            assert_eq!(got["error"]["data"]["code"], wanted, "{}: {got}", spec.name);
+        }
+    }
+    assert!(tried > 30, "{tried}");
+    // The addresses that do the same as a method.
+    let body = br#"{"model":"openclaw","input":"hi","messages":[{"role":"user","content":"hi"}],"tool":"current_time"}"#;
+    for path in ["/v1/chat/completions", "/v1/responses", "/tools/invoke"] {
+        let got = with(&gw, &read, "POST", path, body);
+        assert!(
+            matches!(got.status, 400 | 403),
+            "{path}: {} {}",
+            got.status,
+            got.body
+        );
+    }
+    // No hooks are configured: no credential of operators opens one.
+    for path in ["/hooks/wake", "/hooks/agent"] {
+        let got = with(&gw, TOKEN, "POST", path, br#"{"text":"hi","message":"hi"}"#);
+        assert_eq!(got.status, 404, "{path}");
+    }
+    let listed = call(&gw, &read, "sessions.list", json!({}));
+    assert_eq!(listed["result"]["sessions"], json!([]), "nothing was begun");
+
+    // Who may write may talk, and does not reset a session by a word.
+    let session = || {
+        let got = call(&gw, &write, "sessions.describe", json!({ "key": "main" }));
+        got["result"]["session"]["sessionId"].clone()
+    };
+    let say = |key: &str, words: &str| {
+        let params = json!({ "sessionKey": "main", "message": words, "idempotencyKey": key });
+        call(&gw, &write, "chat.send", params)
+    };
+    assert!(say("1", "hello")["result"].is_object());
+    let before = session();
+    assert!(before.is_string(), "{before}");
+    let reset = call(&gw, &write, "sessions.reset", json!({ "key": "main" }));
+    assert_eq!(reset["error"]["data"]["code"], "MISSING_SCOPE", "{reset}");
+    for (n, words) in ["/reset", "/new", " /RESET now"].iter().enumerate() {
+        let params =
+            json!({ "message": words, "sessionKey": "main", "idempotencyKey": format!("a{n}") });
+        let agent = call(&gw, &write, "agent", params);
+        assert_eq!(agent["error"]["data"]["code"], "MISSING_SCOPE", "{agent}");
+        say(&format!("c{n}"), words);
+        let body = json!({ "model": "openclaw", "user": "main", "messages": [{ "role": "user", "content": words }] });
+        with(
+            &gw,
+            &write,
+            "POST",
+            "/v1/chat/completions",
+            body.to_string().as_bytes(),
+        );
+        assert_eq!(session(), before, "{words}");
+    }
+}

@@ -30,7 +30,7 @@ pub fn as_node(more: Value) -> Value {
 }
 
 /// A connect of the terminal page, with these scopes.
-fn as_tui(scopes: &[&str]) -> Value {
+pub fn as_tui(scopes: &[&str]) -> Value {
     json!({
         "scopes": scopes,
         "client": { "id": "openclaw-tui", "version": "1", "platform": "linux", "mode": "ui" },
@@ -70,10 +70,11 @@ impl Device {
             text(&p["client"]["mode"]),
             text(&p["role"]),
         );
-        let token = match (&p["auth"]["token"], &p["auth"]["deviceToken"]) {
-            (Value::String(token), _) | (_, Value::String(token)) => token.clone(),
-            _ => String::new(),
-        };
+        let token = ["token", "deviceToken", "bootstrapToken"]
+            .iter()
+            .find_map(|name| p["auth"][*name].as_str())
+            .unwrap_or_default()
+            .to_owned();
         let (platform, family) = (
             text(&p["client"]["platform"]),
             text(&p["client"]["deviceFamily"]),
@@ -650,4 +651,217 @@ fn requests_from_one_address_are_bounded() {
         json!(Device::new(100).id),
         "the oldest stays"
     );
+}
+
+/// What a setup code says.
+fn payload_of(made: &Value) -> Value {
+    let code = made["payload"]["setupCode"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"));
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(code).unwrap()).unwrap()
+}
+
+fn by_code(mut change: Value, payload: &Value) -> Value {
+    change["auth"] = json!({ "bootstrapToken": payload["bootstrapToken"] });
+    change
+}
+
+/// A setup code pairs one device, once, with rights that were fixed when it was made, in the tenant that it was made in.
+/// Covers: A6.
+#[test]
+fn a_setup_code_is_good_once() {
+    let gw = plain();
+    let make = |params: Value| {
+        let mut params = params;
+        params["publicUrl"] = json!("wss://gw.example:18789");
+        gw.decide("device.pair.setupCode", params)
+    };
+    let made = make(json!({ "bootstrapProfile": "limited" }));
+    let payload = payload_of(&made);
+    assert_eq!(payload["url"], "wss://gw.example:18789");
+    assert!(made["payload"].get("qrDataUrl").is_none());
+    let drawn = make(json!({ "includeQr": true }))["payload"]["qrDataUrl"].clone();
+    let drawn = drawn.as_str().unwrap();
+    assert!(drawn.starts_with("data:image/png;base64,") && drawn.len() <= 16_384);
+    assert_eq!(payload["expiresAtMs"], made["payload"]["expiresAtMs"]);
+    let device = Device::new(71);
+    // Wider than the code: refused, and the code is not used up.
+    for scope in ["operator.admin", "operator.pairing"] {
+        let (_, wide) = device.attempt(&gw, by_code(as_tui(&[scope]), &payload));
+        assert_eq!(code(&wide), "AUTH_BOOTSTRAP_TOKEN_INVALID", "{wide}");
+    }
+    // In another tenant it is as wrong as any text.
+    let acme = || gw.upgrade("/", &[("Host", "acme.example")]).unwrap();
+    let (_, foreign) = device.attempt_on(acme(), by_code(as_tui(&[]), &payload));
+    let (_, random) = device.attempt_on(
+        acme(),
+        by_code(as_tui(&[]), &json!({ "bootstrapToken": "x".repeat(43) })),
+    );
+    assert_eq!(foreign["error"], random["error"]);
+    assert_eq!(code(&foreign), "AUTH_BOOTSTRAP_TOKEN_INVALID");
+    // Without a device it opens nothing.
+    let mut ws = gw.ws();
+    ws.json();
+    ws.text(&connect(by_code(as_tui(&[]), &payload)).to_string());
+    assert_eq!(code(&ws.json()), "DEVICE_IDENTITY_REQUIRED");
+
+    let (_ws, hello) = device.attempt(&gw, by_code(as_tui(&["operator.write"]), &payload));
+    let auth = &hello["payload"]["auth"];
+    assert_eq!(auth["method"], "bootstrap-token", "{hello}");
+    assert_eq!(auth["deviceTokens"][0]["role"], "node");
+    assert_eq!(auth["deviceTokens"][0]["scopes"], json!([]));
+    let status = gw.decide(
+        "device.pair.setupStatus",
+        json!({ "setupId": made["payload"]["setupId"] }),
+    );
+    assert_eq!(
+        status["payload"]["completion"]["deviceId"],
+        json!(device.id)
+    );
+    // Used up, for it and for everybody.
+    for n in [71, 72] {
+        let (_, again) = Device::new(n).attempt(&gw, by_code(as_tui(&[]), &payload));
+        assert_eq!(code(&again), "AUTH_BOOTSTRAP_TOKEN_INVALID", "{n}");
+    }
+    // The tokens that came of it are tokens like others.
+    let token = token_of(&hello);
+    let (_alive, hello) = device.attempt(
+        &gw,
+        with_device_token(as_tui(&["operator.approvals"]), &token),
+    );
+    assert_eq!(hello["payload"]["auth"]["method"], "device-token");
+    let (_, wider) = device.attempt(
+        &gw,
+        with_device_token(as_tui(&["operator.pairing"]), &token),
+    );
+    assert_eq!(code(&wider), "AUTH_SCOPE_MISMATCH");
+    let node_token = auth["deviceTokens"][0]["deviceToken"].as_str().unwrap();
+    let (_node, hello) = device.attempt(&gw, with_device_token(as_node(json!({})), node_token));
+    assert_eq!(hello["payload"]["auth"]["role"], "node", "{hello}");
+
+    // A node's code makes no operator.
+    let payload = payload_of(&make(json!({ "bootstrapProfile": "node" })));
+    let (_, operator) = Device::new(73).attempt(&gw, by_code(as_tui(&[]), &payload));
+    assert_eq!(code(&operator), "AUTH_BOOTSTRAP_TOKEN_INVALID");
+    let (_node, hello) = Device::new(73).attempt(&gw, by_code(as_node(json!({})), &payload));
+    assert_eq!(hello["ok"], true, "{hello}");
+
+    // Of many who come at once with one code, one is let in.
+    let payload = payload_of(&make(json!({})));
+    let let_in = std::thread::scope(|scope| {
+        let tries: Vec<_> = (80..90)
+            .map(|n| {
+                let (gw, payload) = (&gw, &payload);
+                scope.spawn(move || {
+                    let (_, answer) = Device::new(n).attempt(gw, by_code(as_tui(&[]), payload));
+                    answer["ok"] == true
+                })
+            })
+            .collect();
+        let let_in = tries.into_iter().map(|t| usize::from(t.join().unwrap()));
+        let_in.sum::<usize>()
+    });
+    assert_eq!(let_in, 1);
+    // An address that would send the code in clear, or that is none, is refused, and so is a link that nobody serves.
+    for params in [
+        json!({ "publicUrl": "ws://gw.example:1" }),
+        json!({ "publicUrl": "https://gw.example" }),
+        json!({ "publicUrl": "wss://user@gw.example" }),
+        json!({ "publicUrl": "wss://gw.example/?token=x" }),
+        json!({ "publicUrl": "wss://gw.example:0" }),
+        json!({ "publicUrl": "wss://[::1" }),
+        // This one listens for this machine only.
+        json!({}),
+        json!({ "publicUrl": "wss://gw.example", "joinUrl": true }),
+    ] {
+        let got = gw.decide("device.pair.setupCode", params);
+        assert_eq!(got["ok"], false, "{got}");
+    }
+}
+
+/// A paired device asks for more on the connection that it has; an operator decides, the token changes, and nobody learns of it
+/// but the device itself.
+/// Covers: A4, A20, Z8.
+#[test]
+fn a_device_asks_for_more_scopes() {
+    let gw = plain();
+    let device = Device::new(91);
+    let (mut ws, hello) = device.let_in(&gw, as_tui(&["operator.read"]));
+    let old = token_of(&hello);
+    let asks = |ws: &mut Ws, id: &str, scopes: &[&str]| {
+        ws.call(
+            id,
+            "device.scopes.requestUpgrade",
+            json!({ "scopes": scopes }),
+        );
+        ws.answer(id)
+    };
+    let more = ["operator.read", "operator.write"];
+    let asked = asks(&mut ws, "1", &more);
+    let request = asked["payload"]["requestId"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{asked}"));
+    let again = asks(&mut ws, "2", &more);
+    assert_eq!(again["payload"]["requestId"], *request, "one question");
+    for (scopes, words) in [
+        (vec!["operator.approvals"], "current scopes"),
+        (vec!["operator.read", "operator.root"], "no scope"),
+        (vec!["operator.read"], "already"),
+    ] {
+        let refused = asks(&mut ws, "3", &scopes);
+        let message = refused["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains(words), "{refused}");
+    }
+    // Another device's question is nobody's.
+    let (mut other, _) = Device::new(92).let_in(&gw, as_tui(&["operator.read"]));
+    other.call(
+        "w",
+        "device.scopes.waitUpgrade",
+        json!({ "requestId": request }),
+    );
+    assert_eq!(code(&other.answer("w")), "NOT_FOUND");
+    // Without a device there is nobody to ask for, and a node never is an operator.
+    let mut tool = gw.connected();
+    assert_eq!(
+        code(&asks(&mut tool, "1", &more)),
+        "DEVICE_IDENTITY_REQUIRED"
+    );
+    let (mut node, _) = Device::new(93).let_in(&gw, as_node(json!({})));
+    assert_eq!(
+        asks(&mut node, "1", &more)["error"]["message"],
+        "unauthorized role: node"
+    );
+
+    // Turned down, it stays as it is. A decision that came first is told to who asks later.
+    assert_eq!(
+        gw.decide("device.pair.reject", json!({ "requestId": request }))["ok"],
+        true
+    );
+    ws.call(
+        "w1",
+        "device.scopes.waitUpgrade",
+        json!({ "requestId": request }),
+    );
+    assert_eq!(ws.answer("w1")["payload"]["status"], "rejected");
+    let asked = asks(&mut ws, "4", &more);
+    let request = asked["payload"]["requestId"].clone();
+    ws.call(
+        "w2",
+        "device.scopes.waitUpgrade",
+        json!({ "requestId": request }),
+    );
+    let listed = gw.decide("device.pair.list", json!({}));
+    assert_eq!(listed["payload"]["pending"][0]["scopes"], json!(more));
+    let approved = gw.decide("device.pair.approve", json!({ "requestId": request }));
+    assert_eq!(approved["ok"], true, "{approved}");
+    let told = ws.answer("w2");
+    assert_eq!(told["payload"]["status"], "approved", "{told}");
+    let new = told["payload"]["deviceToken"].as_str().unwrap().to_owned();
+    assert_ne!(new, old);
+    // The connection was let in with less, and ends.
+    assert_eq!(ws.closed().map(|(code, _)| code), Some(4001));
+    let (_, refused) = device.attempt(&gw, with_device_token(as_tui(&["operator.read"]), &old));
+    assert_eq!(code(&refused), "AUTH_DEVICE_TOKEN_MISMATCH");
+    let (_ws, hello) = device.attempt(&gw, with_device_token(as_tui(&["operator.write"]), &new));
+    assert_eq!(hello["ok"], true, "{hello}");
 }

@@ -5,6 +5,7 @@ mod apikeys;
 mod devices;
 mod handshake;
 mod hooks;
+mod modes;
 mod names;
 mod observe;
 mod openai;

@@ -50,6 +50,13 @@ pub fn alone(more: &str) -> Gateway {
     gw
 }
 
+/// A gateway with exactly this configuration.
+pub fn just(text: &str) -> Gateway {
+    let gw = placed(runtime(), tempfile::tempdir().unwrap(), text, |_| {});
+    gw.wait_ready();
+    gw
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

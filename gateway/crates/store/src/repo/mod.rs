@@ -17,6 +17,7 @@ mod outbox;
 mod responses;
 mod runs;
 mod sessions;
+mod setup_codes;
 mod submits;
 mod system_events;
 
