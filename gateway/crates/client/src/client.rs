@@ -58,6 +58,8 @@ pub struct ClientOptions {
     pub scopes: Vec<String>,
     /// Capabilities to announce, such as `tool-events`.
     pub caps: Vec<String>,
+    /// What it offers, if it connects as a node and not as an operator.
+    pub node: Option<crate::node::NodeOffer>,
     /// Time for TCP, upgrade and handshake together.
     pub connect_timeout: Duration,
     /// Time for one answer, unless a call says otherwise.
@@ -78,6 +80,7 @@ impl ClientOptions {
             display_name: None,
             scopes: vec!["operator.admin".to_owned()],
             caps: Vec::new(),
+            node: None,
             connect_timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT_MS),
         }
@@ -471,7 +474,10 @@ async fn secure(
 }
 
 fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
-    const ROLE: &str = "operator";
+    let role = match options.node {
+        None => "operator",
+        Some(_) => "node",
+    };
     let platform = std::env::consts::OS;
     let mut client = json!({
         "id": options.client_id,
@@ -486,10 +492,17 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         "minProtocol": PROTOCOL_VERSION,
         "maxProtocol": PROTOCOL_VERSION,
         "client": client,
-        "role": ROLE,
+        "role": role,
         "scopes": options.scopes,
         "caps": options.caps,
     });
+    if let Some(offer) = &options.node {
+        params["commands"] = json!(offer.commands);
+        params["permissions"] = json!(offer.permissions);
+        if let Some(path) = &offer.path_env {
+            params["pathEnv"] = json!(path);
+        }
+    }
     let signed_token = match (&options.credential, &options.device_token) {
         (Some(Credential::Token(token)), _) => {
             params["auth"] = json!({ "token": token });
@@ -509,7 +522,7 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         params["device"] = identity.prove(&SignedParts {
             client_id: &options.client_id,
             client_mode: &options.mode,
-            role: ROLE,
+            role,
             scopes: &options.scopes,
             token: signed_token,
             platform,

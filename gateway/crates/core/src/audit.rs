@@ -24,7 +24,7 @@ use crate::logs::escape;
 use crate::tenant::Tenant;
 
 /// The methods whose calls are written down.
-const AUDITED: [&str; 19] = [
+const AUDITED: [&str; 24] = [
     "channels.pairing.approve",
     "channels.start",
     "channels.stop",
@@ -41,6 +41,11 @@ const AUDITED: [&str; 19] = [
     "device.pair.rename",
     "device.token.revoke",
     "device.token.rotate",
+    "node.invoke",
+    "node.pair.approve",
+    "node.pair.reject",
+    "node.pair.remove",
+    "node.rename",
     "sessions.delete",
     "sessions.reset",
     "set-heartbeats",

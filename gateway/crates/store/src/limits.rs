@@ -100,3 +100,9 @@ pub const MAX_DEVICES_PER_TENANT: i64 = 1_000;
 pub const MAX_DEVICE_REQUESTS_PER_TENANT: i64 = 100;
 /// The same from one address.
 pub const MAX_DEVICE_REQUESTS_PER_ADDRESS: i64 = 10;
+/// Questions and calls that wait for the nodes of one tenant.
+pub const MAX_NODE_PENDING_PER_TENANT: i64 = 1_000;
+/// The same for one node.
+pub const MAX_NODE_PENDING_PER_NODE: i64 = 64;
+/// Bytes of what one waiting call takes along.
+pub const MAX_NODE_PENDING_BYTES: usize = 64 * 1024;

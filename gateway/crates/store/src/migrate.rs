@@ -19,6 +19,7 @@ const TENANT: &[M<'static>] = &[
     M::up(include_str!("../migrations/0004_tenant_audit.sql")),
     M::up(include_str!("../migrations/0005_responses.sql")),
     M::up(include_str!("../migrations/0014_devices.sql")),
+    M::up(include_str!("../migrations/0017_nodes.sql")),
 ];
 const HOST: &[M<'static>] = &[
     M::up(include_str!("../migrations/0001_host.sql")),

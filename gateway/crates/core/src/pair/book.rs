@@ -9,9 +9,11 @@ use gateway_protocol::device::plain;
 use gateway_protocol::methods::connect::PairingReason;
 use gateway_protocol::scope::{Scope, ScopeSet};
 use gateway_store::{
-    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, StoreError, Write,
+    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, NodeRequestRow, NodeRow,
+    StoreError, Write,
 };
 
+use super::record::Records;
 use super::token::role_of;
 use crate::cx::Role;
 use crate::limits::DEVICE_TEXT_MAX_CHARS;
@@ -154,10 +156,17 @@ impl Claim {
     }
 
     fn same_machine(&self, row: &DeviceRow) -> bool {
-        let family = |text: &Option<String>| plain(text.as_deref().unwrap_or_default());
-        plain(&self.platform) == plain(&row.platform)
-            && family(&self.device_family) == family(&row.device_family)
+        same_machine(
+            (&self.platform, self.device_family.as_deref()),
+            (&row.platform, row.device_family.as_deref()),
+        )
     }
+}
+
+/// Platform and device family.
+fn same_machine(a: (&str, Option<&str>), b: (&str, Option<&str>)) -> bool {
+    let family = |text: Option<&str>| plain(text.unwrap_or_default());
+    plain(a.0) == plain(b.0) && family(a.1) == family(b.1)
 }
 
 /// What may be approved without a person.
@@ -195,6 +204,14 @@ pub enum Change {
     Request(DeviceRequestRow),
     /// A request that was decided.
     Decided(String),
+    /// What was approved of a node.
+    Node(NodeRow),
+    /// What was approved of a node, what it offers and what waits for it is forgotten.
+    ForgetNode(String),
+    /// What a node offers; an older request of it goes.
+    NodeRequest(NodeRequestRow),
+    /// A request of a node that was decided.
+    NodeDecided(String),
 }
 
 impl Change {
@@ -206,6 +223,10 @@ impl Change {
             Self::Forget(id) => w.remove_device(id).map(drop),
             Self::Request(row) => w.put_device_request(row, now_ms),
             Self::Decided(id) => w.remove_device_request(id).map(drop),
+            Self::Node(row) => w.put_node(row),
+            Self::ForgetNode(id) => w.remove_node(id),
+            Self::NodeRequest(row) => w.put_node_request(row),
+            Self::NodeDecided(id) => w.remove_node_request(id).map(drop),
         }
     }
 }
@@ -245,6 +266,8 @@ pub fn names(scopes: ScopeSet) -> Vec<String> {
 pub struct Book {
     devices: BTreeMap<String, Arc<Device>>,
     requests: BTreeMap<String, DeviceRequestRow>,
+    /// What was approved of nodes and what they ask for.
+    pub(super) records: Records,
 }
 
 impl Book {
@@ -254,11 +277,15 @@ impl Book {
         devices: Vec<DeviceRow>,
         tokens: Vec<DeviceTokenRow>,
         requests: Vec<DeviceRequestRow>,
+        nodes: Vec<NodeRow>,
+        node_requests: Vec<NodeRequestRow>,
     ) -> Self {
         let mut book = Self::default();
         let changes = (devices.into_iter().map(Change::Device))
             .chain(tokens.into_iter().map(Change::Token))
-            .chain(requests.into_iter().map(Change::Request));
+            .chain(requests.into_iter().map(Change::Request))
+            .chain(nodes.into_iter().map(Change::Node))
+            .chain(node_requests.into_iter().map(Change::NodeRequest));
         for change in changes {
             book.apply(&change, i64::MIN);
         }
@@ -288,6 +315,7 @@ impl Book {
             Change::Forget(id) => {
                 self.devices.remove(id);
                 self.requests.retain(|_, q| q.device_id != *id);
+                self.records.forget(id);
             }
             Change::Request(row) => {
                 self.requests
@@ -297,6 +325,10 @@ impl Book {
             Change::Decided(id) => {
                 self.requests.remove(id);
             }
+            Change::Node(row) => self.records.put(row),
+            Change::ForgetNode(id) => self.records.forget(id),
+            Change::NodeRequest(row) => self.records.ask(row),
+            Change::NodeDecided(id) => self.records.decided(id),
         }
     }
 
@@ -544,11 +576,16 @@ impl Book {
     /// [`Refusal`]
     pub fn revoke(&self, device_id: &str, role: Role, now_ms: i64) -> Result<Vec<Change>, Refusal> {
         let token = self.live(device_id, role)?;
-        Ok(vec![Change::Token(DeviceTokenRow {
+        let mut changes = vec![Change::Token(DeviceTokenRow {
             revoked_at: Some(now_ms),
             last_used_at: self.last_used(device_id, role),
             ..token.clone()
-        })])
+        })];
+        if role == Role::Node {
+            // Its commands do not come back with another approval of the device.
+            changes.push(Change::ForgetNode(device_id.to_owned()));
+        }
+        Ok(changes)
     }
 
     /// What the token will have: what was asked for, and what the device has.
@@ -579,7 +616,17 @@ impl Book {
             last_seen_at: known.and_then(|d| d.last_seen_ms()),
         };
         let before = known.and_then(|d| d.tokens.get(asked.role.as_str()));
+        let moved = known.is_some_and(|d| {
+            !same_machine(
+                (&row.platform, row.device_family.as_deref()),
+                (&d.row.platform, d.row.device_family.as_deref()),
+            )
+        });
         let mut changes = vec![Change::Device(row)];
+        if moved {
+            // Commands were approved of another kind of machine.
+            changes.push(Change::ForgetNode(asked.device_id.to_owned()));
+        }
         // A token whose rights change is another token: who got hold of the old one has nothing of it.
         if before.is_none_or(|t| t.revoked_at.is_some() || t.scopes != scopes) {
             changes.push(Change::Token(DeviceTokenRow {

@@ -12,6 +12,8 @@ pub mod cron;
 pub mod devices;
 pub mod heartbeat;
 pub mod logs;
+pub mod node_host;
+pub mod nodes;
 pub mod rpc;
 pub mod sessions;
 pub mod system;
@@ -32,6 +34,8 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     devices::SPECS,
     heartbeat::SPECS,
     logs::SPECS,
+    node_host::SPECS,
+    nodes::SPECS,
     rpc::SPECS,
     sessions::SPECS,
     system::SPECS,

@@ -6,6 +6,7 @@ mod devices;
 mod handshake;
 mod hooks;
 mod names;
+mod nodes;
 mod observe;
 mod openai;
 mod openapi;
