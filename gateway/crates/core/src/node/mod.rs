@@ -374,7 +374,15 @@ pub(crate) async fn remove(
         Ok((book.remove_node(&id, now)?, ()))
     })
     .await?;
-    tenant.nodes().state.lock().seen.remove(node_id);
+    {
+        let mut state = tenant.nodes().state.lock();
+        state.seen.remove(node_id);
+        // Its socket is closed by itself; nobody has to wait for that.
+        if let Some(conn) = state.live.get(node_id).map(|live| live.conn.clone()) {
+            let now = tenant.clock().monotonic_ms();
+            state.invokes.disconnect(&conn, now);
+        }
+    }
     resolved(tenant, "", node_id, "removed");
     Ok(())
 }

@@ -21,9 +21,11 @@ use crate::limits::{NODE_DRAIN_DEFAULT_ITEMS, NODE_EXTRAS_MAX, NODE_EXTRAS_MAX_B
 use crate::node::invoke::Outcome;
 use crate::node::{self, Extras};
 
-/// The node that calls, and its connection.
+/// The node that calls, and its connection. One whose token ended is nobody, also while its socket is being closed.
 fn own(cx: &Cx) -> Result<(Arc<str>, ConnId), RpcError> {
+    let tokens = &cx.tenant.shared().device_tokens;
     match (&cx.caller.device, &cx.caller.conn) {
+        (Some(pass), _) if tokens.find(&pass.token).is_none() => Err(RpcError::not_found("node")),
         (Some(pass), Some(conn)) => Ok((pass.id.clone(), conn.clone())),
         _ => Err(RpcError::new(
             DetailCode::DeviceIdentityRequired,

@@ -350,6 +350,7 @@ async fn work_waits_for_a_node_that_sleeps() {
                 .unwrap();
             assert!(got["queued"]["id"].is_string(), "{got}");
             assert_eq!(got["payload"], json!(null));
+            quiet().await;
         }
         host.shutdown(Duration::from_secs(1)).await;
         id
