@@ -11,6 +11,7 @@ mod discovery;
 mod doctor;
 mod fuzz;
 mod hooks;
+mod nodes;
 mod observe;
 mod onboard;
 mod page;

@@ -18,8 +18,8 @@ use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOnErrorOption, BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption,
     GatewayModeOption, GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption,
-    LoggingOptions, MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions,
-    SecretRef, SessionOptions, TailscaleModeOption, TailscaleOptions, TlsOptions,
+    LoggingOptions, MdnsModeOption, NodeCommandsOptions, Options, OtlpOptions, QueueModeOption,
+    RemoteOptions, SecretRef, SessionOptions, TailscaleModeOption, TailscaleOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -444,6 +444,7 @@ impl Resolver<'_> {
             cron: self.cron("", MAIN_TENANT, &o.cron),
             hooks: None,
             hook_components: Vec::new(),
+            node_commands: self.node_commands("gateway.nodes.commands", &o.gateway.nodes.commands),
         };
         let main = self.with_hooks(main, "", &o.hooks);
         let main = self.with_channels(main, "", &o.channels);
@@ -477,6 +478,8 @@ impl Resolver<'_> {
                 cron: self.cron(&path, slug, &t.cron),
                 hooks: None,
                 hook_components: Vec::new(),
+                node_commands: self
+                    .node_commands(&format!("{path}.nodes.commands"), &t.nodes.commands),
             };
             let tenant = self.with_hooks(tenant, &path, &t.hooks);
             let tenant = self.with_channels(tenant, &path, &t.channels);
@@ -828,6 +831,30 @@ impl Resolver<'_> {
             }
         }
         networks
+    }
+
+    fn node_commands(&mut self, path: &str, o: &NodeCommandsOptions) -> NodeCommandSettings {
+        let mut read = |key: &str, names: &[String]| -> BTreeSet<String> {
+            for (i, name) in names.iter().enumerate() {
+                let fits = !name.is_empty()
+                    && name.len() <= 128
+                    && name
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+                if !fits {
+                    self.bad(
+                        &format!("{path}.{key}[{i}]"),
+                        "not the name of a command",
+                        "use a whole name as `gateway nodes describe` shows it, such as camera.snap",
+                    );
+                }
+            }
+            names.iter().cloned().collect()
+        };
+        NodeCommandSettings {
+            allow: read("allow", &o.allow),
+            deny: read("deny", &o.deny),
+        }
     }
 
     fn hosts(&mut self, path: &str, written: &[String]) -> BTreeSet<String> {

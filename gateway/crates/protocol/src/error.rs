@@ -107,6 +107,8 @@ error_table! {
     QuotaExceeded, "QUOTA_EXCEEDED", details, Unavailable, 429, -32029, final, "The tenant used up a quota; `quota` names it.";
     Overloaded, "OVERLOADED", details, Unavailable, 503, -32030, retry, "A queue is full; the request was refused before any work.";
     Unavailable, "UNAVAILABLE", bare, Unavailable, 503, -32030, final, "Something that the request needs is not there.";
+    NodeNotConnected, "NOT_CONNECTED", details, Unavailable, 503, -32030, final, "The node is not connected; nothing was sent to it.";
+    NodeFailed, "NODE_FAILED", bare, Unavailable, 502, -32050, final, "The node failed, or did not answer; `nodeError` has its words, `nodeCommandDispatched` says whether it was asked.";
     Starting, "STARTING", details, Unavailable, 503, -32030, retry, "The gateway is starting; `reason` says what it waits for.";
     Draining, "DRAINING", details, Unavailable, 503, -32030, retry, "The gateway is shutting down; `reason` says why.";
     TenantUnavailable, "TENANT_UNAVAILABLE", details, Unavailable, 503, -32030, retry, "The tenant takes no work: its store could not be opened, or `reason` says why.";

@@ -106,3 +106,9 @@ pub const MAX_DEVICE_REQUESTS_PER_ADDRESS: i64 = 10;
 pub const MAX_SETUP_CODES_PER_TENANT: i64 = 100;
 /// Milliseconds for which a setup code is kept after its end, so that its maker can ask who used it.
 pub const SETUP_CODE_KEPT_MS: i64 = 3_600_000;
+/// Questions and calls that wait for the nodes of one tenant.
+pub const MAX_NODE_PENDING_PER_TENANT: i64 = 1_000;
+/// The same for one node.
+pub const MAX_NODE_PENDING_PER_NODE: i64 = 64;
+/// Bytes of what one waiting call takes along.
+pub const MAX_NODE_PENDING_BYTES: usize = 64 * 1024;

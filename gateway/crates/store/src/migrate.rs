@@ -23,6 +23,7 @@ macro_rules! tenant {
             M::up(include_str!("../migrations/0014_devices.sql")),
             M::up(include_str!("../migrations/0015_setup_codes.sql")),
             M::up(include_str!("../migrations/0016_runs.sql")),
+            M::up(include_str!("../migrations/0017_nodes.sql")),
             $($more)?
         ]
     };

@@ -685,6 +685,72 @@ pub struct SetupCodeRow {
     pub device_name: Option<String>,
 }
 
+/// What was approved of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The device that it is.
+    pub id: String,
+    /// What may be called, in the words of `core` (JSON).
+    pub surface_json: String,
+    /// When something was approved first, Unix epoch ms.
+    pub created_at: i64,
+    /// When something was approved last, Unix epoch ms.
+    pub approved_at: i64,
+}
+
+/// What a node offers and nobody approved yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRequestRow {
+    /// Its id.
+    pub id: String,
+    /// The device that asks.
+    pub node_id: String,
+    /// What it offers, in the words of `core` (JSON).
+    pub surface_json: String,
+    /// Its version, in its own words.
+    pub version: String,
+    /// When it asked, Unix epoch ms.
+    pub created_at: i64,
+}
+
+/// When a node was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSeenRow {
+    /// The device that it is.
+    pub id: String,
+    /// Its version, in its own words.
+    pub version: String,
+    /// When it connected last, Unix epoch ms.
+    pub connected_at: i64,
+    /// When it gave a sign of life last, Unix epoch ms.
+    pub seen_at: i64,
+    /// Which, in the words of `core`.
+    pub seen_reason: String,
+    /// The numbers of its machine (JSON).
+    pub stats_json: Option<String>,
+}
+
+/// Something that waits for a node: a question, or a call of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePendingRow {
+    /// Its id.
+    pub id: String,
+    /// The node.
+    pub node_id: String,
+    /// What is asked, in the words of `core`.
+    pub kind: String,
+    /// Goes before the others.
+    pub high: bool,
+    /// The command of a call; `None` for a question.
+    pub command: Option<String>,
+    /// What the command takes (JSON).
+    pub params: Option<String>,
+    /// When it was left, Unix epoch ms.
+    pub created_at: i64,
+    /// When it is worth nothing any more, Unix epoch ms.
+    pub expires_at: i64,
+}
+
 /// One run of a boot script.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BootRow {

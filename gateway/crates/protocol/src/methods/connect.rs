@@ -232,7 +232,7 @@ impl crate::method::Params for ConnectParams {
         row(
             "caps",
             Rule::Honoured,
-            "`tool-events` and `session-scoped-events` are known; others have no effect.",
+            "Of operators `tool-events` and `session-scoped-events` are known, others have no effect; of nodes the groups of their commands.",
         ),
         row("role", Rule::Honoured, "`operator` or `node`."),
         row("scopes", Rule::Honoured, "Scopes that the client asks for."),
@@ -246,11 +246,31 @@ impl crate::method::Params for ConnectParams {
             Rule::Honoured,
             "Proof of a device identity: Ed25519 over the challenge's nonce, versions v3 and v2.",
         ),
-        row("commands", Rule::Ignored, "Nodes are not served yet."),
-        row("permissions", Rule::Ignored, "Nodes are not served yet."),
-        row("pathEnv", Rule::Ignored, "Nodes are not served yet."),
-        row("computerUse", Rule::Ignored, "Nodes are not served yet."),
-        row("workerRuns", Rule::Ignored, "Nodes are not served yet."),
+        row(
+            "commands",
+            Rule::Honoured,
+            "What a node offers; has to be approved before it can be called.",
+        ),
+        row(
+            "permissions",
+            Rule::Honoured,
+            "Permissions that a node has on its machine; shown.",
+        ),
+        row(
+            "pathEnv",
+            Rule::Honoured,
+            "Search path of a node; shown while it is connected.",
+        ),
+        row(
+            "computerUse",
+            Rule::Ignored,
+            "Nobody's desktop is operated.",
+        ),
+        row(
+            "workerRuns",
+            Rule::Ignored,
+            "Nothing runs on nodes but their commands.",
+        ),
         row(
             "modelCatalog",
             Rule::Ignored,
