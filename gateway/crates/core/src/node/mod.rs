@@ -340,7 +340,7 @@ pub(crate) async fn approve(
 ) -> Result<String, Failed> {
     let object = json!({ "requestId": request_id });
     let (id, ceiling) = (request_id.to_owned(), by.ceiling);
-    let (_, node_id) = pair::change(tenant, by, object, move |tenant, book, now| {
+    let (_, node_id) = pair::change(tenant, by, object, false, move |tenant, book, now| {
         book.approve_node(&id, ceiling, &tenant.settings().node_commands, now)
     })
     .await?;
@@ -356,8 +356,10 @@ pub(crate) async fn reject(
 ) -> Result<String, Failed> {
     let object = json!({ "requestId": request_id });
     let id = request_id.to_owned();
-    let (_, node_id) =
-        pair::change(tenant, by, object, move |_, book, _| book.reject_node(&id)).await?;
+    let (_, node_id) = pair::change(tenant, by, object, false, move |_, book, _| {
+        book.reject_node(&id)
+    })
+    .await?;
     resolved(tenant, request_id, &node_id, "rejected");
     Ok(node_id)
 }
@@ -370,7 +372,7 @@ pub(crate) async fn remove(
 ) -> Result<(), Failed> {
     let object = json!({ "nodeId": node_id });
     let id = node_id.to_owned();
-    pair::change(tenant, by, object, move |_, book, now| {
+    pair::change(tenant, by, object, false, move |_, book, now| {
         Ok((book.remove_node(&id, now)?, ()))
     })
     .await?;

@@ -452,7 +452,9 @@ async fn a_call_needs_all_of_it() {
         token: made["secret"].as_str(),
         password: None,
         device_token: None,
+        bootstrap_token: None,
         device: None,
+        vouched: None,
         surface: gateway_core::Surface::JsonRpcHttp,
     };
     let mut caller = Caller::internal("key", ScopeSet::ALL, None);

@@ -617,8 +617,9 @@ async fn a_tenants_admin_edits_its_own_part_and_nothing_else() {
         &admin(),
         "audit.entries",
         json!({"limit": 50}),
-    );
-    let entries = entries.await.unwrap().to_string();
+    )
+    .await;
+    let entries = entries.unwrap().to_string();
     assert!(entries.contains("config.patch"), "{entries}");
     // Nothing to change is no change.
     let base = &done["hash"];
