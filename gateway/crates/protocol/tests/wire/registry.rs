@@ -6,8 +6,8 @@ use gateway_protocol::event::{
 };
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
-    agents, apikeys, audit, backup, channels, chat, config, connect, cron, devices, heartbeat,
-    logs, node_host, nodes, rpc, sessions, system, tools,
+    agents, apikeys, audit, backup, channels, chat, config, connect, cron, device_setup, devices,
+    heartbeat, logs, node_host, nodes, rpc, sessions, system, tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -69,6 +69,10 @@ macro_rules! for_all_methods {
         each!(devices::DevicePairReject);
         each!(devices::DevicePairRemove);
         each!(devices::DevicePairRename);
+        each!(device_setup::DevicePairSetupCode);
+        each!(device_setup::DevicePairSetupStatus);
+        each!(devices::DeviceScopesRequestUpgrade);
+        each!(devices::DeviceScopesWaitUpgrade);
         each!(devices::DeviceTokenRevoke);
         each!(devices::DeviceTokenRotate);
         each!(heartbeat::LastHeartbeat);
@@ -155,6 +159,9 @@ fn scopes_are_those_of_the_protocol() {
     for spec in method::all() {
         let expected = match spec.name {
             "health" | "rpc.discover" | "rpc.subscribe" | "rpc.unsubscribe" => Access::Any,
+            // The published table says read; the reference answers a device without scopes too, for which they are made.
+            "device.scopes.requestUpgrade" | "device.scopes.waitUpgrade" => Access::Any,
+            "device.pair.setupCode" | "device.pair.setupStatus" => Access::Operator(Scope::Admin),
             "connect" | "chat.inject" | "channels.start" | "channels.stop" | "sessions.reset"
             | "config.set" | "config.patch" | "config.apply" | "cron.add" | "cron.update"
             | "cron.remove" | "cron.run" | "backup.snapshot" | "apikeys.create"

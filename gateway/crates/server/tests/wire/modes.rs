@@ -43,7 +43,10 @@ fn none_is_for_programs_of_this_machine() {
     let hello = enter(&gw, &[], bare.clone()).unwrap();
     let auth = &hello["payload"]["auth"];
     assert_eq!(auth["method"], "none", "{hello}");
-    assert_eq!(auth["scopes"][0], "operator.admin");
+    assert!(
+        auth["scopes"].to_string().contains("operator.admin"),
+        "{auth}"
+    );
     assert_eq!(hello["payload"]["snapshot"]["authMode"], "none");
     // A device is paired without a person, and a node needs to be one.
     let mut change = as_tui(&["operator.read"]);
@@ -101,7 +104,10 @@ fn the_proxy_says_who_it_is() {
     let hello = enter(&gw, &[host, far, una, secret, origin], as_page(json!({}))).unwrap();
     let auth = &hello["payload"]["auth"];
     assert_eq!(auth["method"], "trusted-proxy", "{hello}");
-    assert_eq!(auth["scopes"][0], "operator.admin");
+    assert!(
+        auth["scopes"].to_string().contains("operator.admin"),
+        "{auth}"
+    );
     assert_eq!(hello["payload"]["snapshot"]["authMode"], "trusted-proxy");
     assert_eq!(models(&[host, far, una, secret]), 200);
     let mut rpc = gw
