@@ -168,6 +168,7 @@ pub struct ConnectParams {
     /// Newest protocol version that the client speaks.
     pub max_protocol: Positive,
     /// Who connects.
+    #[serde(deserialize_with = "json::by_name")]
     pub client: ClientInfo,
     /// Feature flags (operators) or capability groups (nodes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,10 +189,18 @@ pub struct ConnectParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<NonEmpty>>,
     /// Device identity.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::by_name_if_any"
+    )]
     pub device: Option<ConnectDevice>,
     /// Credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::by_name_if_any"
+    )]
     pub auth: Option<ConnectAuth>,
     /// Language of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -282,6 +291,13 @@ impl crate::method::Params for ConnectParams {
 }
 
 impl ConnectParams {
+    /// As [`Self::parse`] without its words: as strict as the schema, and quick.
+    pub fn quick(raw: &RawValue) -> Option<ConnectParams> {
+        // A derived struct would also read an array, by position.
+        let by_name = raw.get().starts_with('{');
+        by_name.then(|| serde_json::from_str(raw.get()).ok())?
+    }
+
     /// Reads the parameters of a first frame: closed, no key twice, at most
     /// [`crate::limits::JSON_MAX_DEPTH`] levels. The error is complete, with its close.
     pub fn parse(raw: Option<&RawValue>) -> Result<ConnectParams, ConnectRefusal> {
