@@ -105,8 +105,8 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     }
     gateway.kill();
     let deadline = |like: &str| row(&state, like).deadline_at.unwrap();
-    let (long, of_job) = (deadline("long"), deadline("cron:%"));
-    for (like, seconds) in [("long", LONG_S), ("short", SHORT_S), ("cron:%", LONG_S)] {
+    let (long, of_job) = (deadline("long"), deadline("manual:%"));
+    for (like, seconds) in [("long", LONG_S), ("short", SHORT_S), ("manual:%", LONG_S)] {
         let row = row(&state, like);
         assert_eq!(row.state, "running", "{row:?}");
         let from = row.deadline_at.unwrap() - i64::try_from(seconds * 1_000).unwrap();
@@ -119,9 +119,9 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     let mut ws = Ws::connect(gateway.port, "/", &gateway.token())
         .await
         .unwrap();
-    for like in ["short", "long", "cron:%"] {
+    for like in ["short", "long", "manual:%"] {
         let id = match like {
-            "cron:%" => {
+            "manual:%" => {
                 let ask = json!({"id": job, "limit": 10});
                 let runs = ws.call("cron.runs", ask).await.unwrap();
                 runs["entries"][0]["runId"].clone()
@@ -145,7 +145,7 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     assert_eq!(health["ok"], true, "{health}");
     ws.close().await;
     gateway.stop();
-    for (like, was) in [("long", long), ("cron:%", of_job)] {
+    for (like, was) in [("long", long), ("manual:%", of_job)] {
         let row = row(&state, like);
         assert_eq!(row.deadline_at, Some(was), "{row:?}");
         assert_eq!((row.state.as_str(), row.attempt), ("aborted", 2), "{row:?}");
