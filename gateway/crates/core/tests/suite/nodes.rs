@@ -440,7 +440,7 @@ async fn a_call_needs_all_of_it() {
         &t,
         &admin(),
         "apikeys.create",
-        json!({ "name": "k", "scopes": ["operator.admin"], "agentId": "main" }),
+        json!({ "name": "k", "scopes": ["operator.read", "operator.write"], "agentId": "main" }),
     )
     .await
     .unwrap();
