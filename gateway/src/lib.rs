@@ -33,7 +33,7 @@ pub use gateway_config::{
     ConfigError, ConfigFile, LoadRequest, Overrides, Secret, Settings, init_state_dir, load,
     options_schema,
 };
-pub use gateway_core::{HostOptions, Registry};
+pub use gateway_core::{HostOptions, NodeRegistry, Registry};
 pub use gateway_protocol::PROTOCOL_VERSION;
 pub use gateway_server::{
     GatewayServer, GatewayServerOptions, ServeError, ServerLimits, start_gateway_server,

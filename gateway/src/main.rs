@@ -3,6 +3,7 @@
 mod cli;
 mod doctor;
 mod logs;
+mod node_host;
 mod run_file;
 mod systemd;
 mod upgrade;

@@ -4,6 +4,8 @@
 //! Only our crates and the parsers that they stand on are instrumented: this program is cargo's rustc wrapper for that
 //! build and adds the flags. The corpus grows in `target/fuzz/corpus`; the seeds in `fuzz/corpus` are read only.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -90,8 +92,28 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// This program at a place where no build of the workspace replaces it.
+fn copy_of_this() -> Result<PathBuf> {
+    // `current_exe` leads nowhere once the file was built again; this still does.
+    let this = std::fs::read("/proc/self/exe")
+        .or_else(|_| std::fs::read(std::env::current_exe()?))
+        .map_err(|e| format!("this program's own file: {e}"))?;
+    let copy = fuzz_dir().join("xtask-as-rustc");
+    // Another time of change would have everything built again.
+    if std::fs::read(&copy).is_ok_and(|had| had == this) {
+        return Ok(copy);
+    }
+    std::fs::create_dir_all(fuzz_dir()).map_err(|e| e.to_string())?;
+    let begun = copy.with_extension("new");
+    std::fs::write(&begun, this)
+        .and_then(|()| std::fs::set_permissions(&begun, Permissions::from_mode(0o755)))
+        .and_then(|()| std::fs::rename(&begun, &copy))
+        .map_err(|e| format!("{}: {e}", copy.display()))?;
+    Ok(copy)
+}
+
 fn build(names: &[String]) -> Result<()> {
-    let me = std::env::current_exe().map_err(|e| e.to_string())?;
+    let me = copy_of_this()?;
     let mut cmd = sh::cargo();
     cmd.args(["build", "--locked", "--features", "libfuzzer"])
         .arg("--manifest-path")

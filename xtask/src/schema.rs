@@ -27,20 +27,10 @@ pub fn main(args: &[String]) -> Result<()> {
     });
     steps.run("protocol and config pages", || {
         let out = sh::target_dir().join("schema");
-        sh::run(
-            sh::cargo()
-                .args([
-                    "run",
-                    "--locked",
-                    "--quiet",
-                    "-p",
-                    "gateway",
-                    "--example",
-                    "schema",
-                    "--",
-                ])
-                .arg(&out),
-        )?;
+        let mut cmd = sh::cargo();
+        cmd.args(["run", "--locked", "--quiet", "-p", "gateway"])
+            .args(["--example", "schema"]);
+        sh::run(crate::test::with_features(&mut cmd).arg("--").arg(&out))?;
         settle(&out, check)
     });
     steps.summary();

@@ -250,7 +250,7 @@ fn ensure_tools(steps: &mut Steps, setting: &mut Setting) -> Option<(PathBuf, to
 }
 
 /// The WebSocket echo that conformance suites need is in test builds only. Named for each cargo call alike, so that all share one build.
-fn with_features(cmd: &mut Command) -> &mut Command {
+pub fn with_features(cmd: &mut Command) -> &mut Command {
     cmd.args(["--features", "gateway-server/test-echo"])
 }
 

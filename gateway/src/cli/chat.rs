@@ -14,7 +14,10 @@ const MAX_LINE_BYTES: usize = gateway_protocol::limits::MAX_TEXT_BYTES;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Say this, print the answer, and end.
+    /// Say this, print the answer, and end; without it, lines are read from the input.
+    #[arg(value_name = "TEXT", conflicts_with = "message")]
+    text: Vec<String>,
+    /// The same, where the text begins with a dash.
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
     /// Session key, whole or short.
@@ -33,7 +36,8 @@ pub async fn run(global: &Global, args: Args) -> Result<(), Failure> {
         agent: args.agent,
         session: args.session,
     };
-    let done = match args.message {
+    let words = (!args.text.is_empty()).then(|| args.text.join(" "));
+    let done = match args.message.or(words) {
         Some(message) => chat.turn(&message).await.map(|_| ()),
         None => chat.lines().await,
     };

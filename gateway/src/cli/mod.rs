@@ -16,6 +16,8 @@ mod doctor;
 mod health;
 mod man;
 mod migrate;
+mod node;
+mod nodes;
 mod onboard;
 mod outbox;
 pub mod output;
@@ -119,6 +121,12 @@ enum Command {
     /// Devices that connect: who waits, who is let in, and their tokens.
     #[command(subcommand)]
     Devices(devices::Command),
+    /// Machines that offer commands: who is there, what was approved, and calls.
+    #[command(subcommand)]
+    Nodes(nodes::Command),
+    /// This machine as a node of a gateway.
+    #[command(subcommand)]
+    Node(node::Command),
     /// Who did what: the audit log, and whether it is as it was written.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -204,6 +212,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pairing(command) => block_on(pairing::run(global, command)),
         Command::Pair(args) => block_on(pair::run(global, args)),
         Command::Devices(command) => block_on(devices::run(global, command)),
+        Command::Nodes(command) => block_on(nodes::run(global, command)),
+        Command::Node(command) => block_on(node::run(global, command)),
         Command::Audit(command) => block_on(audit::run(global, command)),
         Command::Outbox(command) => block_on(outbox::run(global, command)),
         Command::Apikey(command) => block_on(apikey::run(global, command)),
@@ -325,6 +335,16 @@ mod tests {
             "gateway devices setup-code --access limited --public-url wss://h:1 --no-qr",
             "gateway pair oc-pair://abc",
             "gateway devices upgrade --scope admin --url wss://h:1",
+            "gateway node run --display-name n --root D --write --commands system.which,file.stat",
+            "gateway nodes list --json",
+            "gateway nodes status",
+            "gateway nodes pending",
+            "gateway nodes approve 018f-x",
+            "gateway nodes reject 018f-x",
+            "gateway nodes describe laptop",
+            "gateway nodes rename ab12 laptop",
+            "gateway nodes remove ab12",
+            "gateway nodes invoke laptop system.which --params {} --wait 5000 --idempotency-key k --progress --queue",
             "gateway outbox list --state unknown",
             "gateway audit list --before 7 --limit 10",
             "gateway audit verify --json",
@@ -399,6 +419,8 @@ mod tests {
             "gateway apikey create --name ci --expires soon",
             "gateway apikey create",
             "gateway devices revoke ab12 --role admin",
+            "gateway nodes invoke laptop",
+            "gateway node run --write",
             "gateway completion tcl",
             "gateway onboard --api-key-stdin --channel-token-stdin",
             "gateway onboard --tls --no-tls",

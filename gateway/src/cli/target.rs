@@ -193,7 +193,7 @@ pub async fn connect(global: &Global, methods: &[&str]) -> Result<GatewayClient,
 }
 
 /// Connects with these scopes.
-async fn connect_as(global: &Global, scopes: Vec<String>) -> Result<GatewayClient, Failure> {
+pub async fn connect_as(global: &Global, scopes: Vec<String>) -> Result<GatewayClient, Failure> {
     let sources = sources(global)?;
     let client = gateway_client::connect(&sources, scopes, timeout(global)).await?;
     next_certificate(&sources, &client);

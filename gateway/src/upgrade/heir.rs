@@ -31,7 +31,7 @@ pub enum Role {
 impl Role {
     /// That of a successor of this build.
     pub fn heir() -> Self {
-        let SchemaVersions { host, tenant } = SchemaVersions::OURS;
+        let SchemaVersions { host, tenant } = SchemaVersions::ours();
         Self::Heir {
             host_schema: host,
             tenant_schema: tenant,
@@ -128,7 +128,7 @@ impl Heir {
     /// # Errors
     /// The schema that is newer.
     pub fn check_schemas(&self) -> Result<(), Failure> {
-        let ours = SchemaVersions::OURS;
+        let ours = SchemaVersions::ours();
         for (what, theirs, ours) in [
             ("host.sqlite", self.host_schema, ours.host),
             ("the tenants' files", self.tenant_schema, ours.tenant),
@@ -151,7 +151,7 @@ impl Heir {
     /// # Errors
     /// A state directory that cannot be used.
     pub async fn inherit(&self, state_dir: &Path) -> Result<StateDir, StoreError> {
-        let ours = SchemaVersions::OURS;
+        let ours = SchemaVersions::ours();
         Report::Prepared {
             version: gateway::VERSION.to_owned(),
             host_schema: ours.host,
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_not_taken_over() {
-        let ours = SchemaVersions::OURS;
+        let ours = SchemaVersions::ours();
         let heir = |host_schema, tenant_schema| Heir {
             host_schema,
             tenant_schema,

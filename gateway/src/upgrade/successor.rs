@@ -422,7 +422,8 @@ impl Successor {
 
     /// Whether its start leaves stores that this program can open.
     pub fn keeps_schemas(&self) -> bool {
-        self.schemas == (SchemaVersions::OURS.host, SchemaVersions::OURS.tenant)
+        let ours = SchemaVersions::ours();
+        self.schemas == (ours.host, ours.tenant)
     }
 
     /// It goes on alone.

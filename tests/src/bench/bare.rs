@@ -1,8 +1,9 @@
 //! What the gateway is compared with: a tokio-tungstenite server that does nothing but answer with as many bytes as it is
-//! told, and a model server that answers at once. Each runs in a process of its own.
+//! told, the same behind rustls, and a model server that answers at once. Each runs in a process of its own.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +15,13 @@ use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -59,7 +65,8 @@ fn script(kind: &str) -> Script {
     }
 }
 
-/// Runs `bench bare-ws` or `bench mock-model[:TOKENS[:PACE_MS]]` until it is killed or its stdin ends.
+/// Runs `bench bare-ws`, `bench bare-wss:DIR` (certificate and key as the gateway makes them in DIR) or
+/// `bench mock-model[:TOKENS[:PACE_MS]]` until it is killed or its stdin ends.
 pub fn main(kind: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -74,14 +81,34 @@ pub fn main(kind: &str) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         std::io::stdout().flush().unwrap();
-        match kind {
-            "bare-ws" => websocket(listener).await,
+        match kind.split_once(':') {
+            None if kind == "bare-ws" => websocket(listener, None).await,
+            Some(("bare-wss", dir)) => {
+                websocket(listener, Some(acceptor(Path::new(dir)).unwrap())).await;
+            }
             _ => model(listener, script(kind)).await,
         }
     });
 }
 
-async fn websocket(listener: TcpListener) {
+/// The settings of the gateway's own TLS: all versions and suites of the library, HTTP/1.1, tickets as they come.
+fn acceptor(dir: &Path) -> io::Result<TlsAcceptor> {
+    let pem = |name: &str| dir.join(name);
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(pem("gateway-cert.pem"))
+            .and_then(Iterator::collect)
+            .map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(pem("gateway-key.pem")).map_err(io::Error::other)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(io::Error::other)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config).into())
+}
+
+async fn websocket(listener: TcpListener, tls: Option<TlsAcceptor>) {
     let mut text = String::from(r#"{"type":"res","id":"1","ok":true,"payload":""#);
     text.extend(std::iter::repeat_n('x', TEMPLATE_BYTES));
     let answers: Arc<str> = text.into();
@@ -91,17 +118,25 @@ async fn websocket(listener: TcpListener) {
     let subscribers = Subscribers::default();
     while let Ok((socket, _)) = listener.accept().await {
         let _ = socket.set_nodelay(true);
-        tokio::spawn(connection(
-            socket,
-            answers.clone(),
-            events.clone(),
-            subscribers.clone(),
-        ));
+        let (answers, events) = (answers.clone(), events.clone());
+        let subscribers = subscribers.clone();
+        match tls.clone() {
+            None => {
+                tokio::spawn(connection(socket, answers, events, subscribers));
+            }
+            Some(tls) => {
+                tokio::spawn(async move {
+                    if let Ok(socket) = tls.accept(socket).await {
+                        connection(socket, answers, events, subscribers).await;
+                    }
+                });
+            }
+        }
     }
 }
 
 async fn connection(
-    socket: TcpStream,
+    socket: impl AsyncRead + AsyncWrite + Unpin,
     answers: Arc<str>,
     events: Arc<str>,
     subscribers: Subscribers,

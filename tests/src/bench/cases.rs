@@ -11,7 +11,8 @@ use crate::bare::{self, order};
 use crate::http::Http;
 use crate::process::{Process, guests_dir};
 use crate::report::{Goal, Report, median};
-use crate::ws::{self, Conn, Rate, contains, is_event};
+use crate::tls::tls;
+use crate::ws::{self, Conn, Endpoint, Rate, contains, is_event};
 
 const SECRET: &str = "bench-signing-secret-0123456789abcdef";
 /// Longest wait for something that should come at once.
@@ -81,7 +82,7 @@ impl Size {
 }
 
 /// A request of the v4 protocol.
-fn request(id: &str, method: &str, params: &Value) -> String {
+pub fn request(id: &str, method: &str, params: &Value) -> String {
     json!({"type": "req", "id": id, "method": method, "params": params}).to_string()
 }
 
@@ -101,14 +102,23 @@ fn connect(token: &str, caps: &[&str]) -> String {
 }
 
 /// A gateway with its state directory.
-struct Ours {
-    process: Process,
+pub struct Ours {
+    pub process: Process,
     token: String,
 }
 
 impl Ours {
     /// Starts it and waits for the first hello-ok: until it is ready it answers that it is starting.
     async fn start(state: &Path, extra: &[&str]) -> io::Result<(Self, f64)> {
+        Self::start_at(state, extra, |addr| Ok(addr.into())).await
+    }
+
+    /// The same where the address alone does not say how to connect.
+    pub async fn start_at(
+        state: &Path,
+        extra: &[&str],
+        server: impl Fn(std::net::SocketAddr) -> io::Result<Endpoint>,
+    ) -> io::Result<(Self, f64)> {
         let process = Process::gateway(state, extra);
         let token = std::fs::read_to_string(state.join("secrets/main/gateway-token")).unwrap();
         let ours = Self {
@@ -116,7 +126,7 @@ impl Ours {
             token: token.trim().to_owned(),
         };
         loop {
-            match Conn::open(ours.process.addr, &ours.connect()).await {
+            match Conn::open(server(ours.process.addr)?, &ours.connect()).await {
                 Ok(_) => {
                     let ms = ours.process.started.elapsed().as_secs_f64() * 1e3;
                     return Ok((ours, ms));
@@ -132,7 +142,7 @@ impl Ours {
         }
     }
 
-    fn connect(&self) -> String {
+    pub fn connect(&self) -> String {
         connect(&self.token, &[])
     }
 
@@ -146,7 +156,7 @@ const BARE_CONFIG: &str =
     r#"{ agents: { default: "main", entries: { main: { backend: "echo" } } } }"#;
 
 /// Makes a state directory with the given configuration.
-fn state_dir(root: &Path, name: &str, config: &str) -> PathBuf {
+pub fn state_dir(root: &Path, name: &str, config: &str) -> PathBuf {
     let state = root.join(name);
     gateway_config::init_state_dir(&state).unwrap();
     std::fs::write(state.join("gateway.json5"), config).unwrap();
@@ -165,8 +175,9 @@ fn copy_dir(from: &Path, to: &Path) {
 
 /// Everything, in order. A part that fails does not stop the others; the names of those that failed come back.
 pub async fn all(root: &Path, size: Size, only: Option<&str>, report: &mut Report) -> Vec<String> {
-    const PARTS: [&str; 10] = [
-        "start", "idle", "rpc", "fanout", "chat", "v1", "v1-open", "tokens", "webhook", "many",
+    const PARTS: [&str; 11] = [
+        "start", "idle", "rpc", "tls", "fanout", "chat", "v1", "v1-open", "tokens", "webhook",
+        "many",
     ];
     let commit_ms = commit(root, size, report);
     let mut failed = Vec::new();
@@ -178,6 +189,7 @@ pub async fn all(root: &Path, size: Size, only: Option<&str>, report: &mut Repor
             "start" => starts(root, size, report).await,
             "idle" => idle_connections(root, size, report).await,
             "rpc" => rpc(root, size, report).await,
+            "tls" => tls(root, size, report).await,
             "fanout" => fan_out(root, size, report).await,
             "chat" => chat(root, size, commit_ms, report).await,
             "v1" => completions(root, size, commit_ms, report).await,
@@ -354,7 +366,7 @@ async fn idle_connections(root: &Path, size: Size, report: &mut Report) -> io::R
 }
 
 /// The same load on both, in turns; medians.
-async fn side_by_side(
+pub async fn side_by_side(
     size: Size,
     ours: impl AsyncFn() -> io::Result<Rate>,
     bare: impl AsyncFn() -> io::Result<Rate>,

@@ -2,10 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const MASK: [u8; 4] = [0x5a, 0x13, 0xc7, 0x2e];
 /// Longest wait for one message; a server that is silent for so long is broken.
@@ -35,9 +41,72 @@ fn frame_of(first: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Where a server listens, and what its certificate has to be if it speaks TLS.
+#[derive(Clone)]
+pub struct Endpoint {
+    addr: SocketAddr,
+    tls: Option<TlsConnector>,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, tls: None }
+    }
+}
+
+impl Endpoint {
+    /// A server that shows this certificate (PEM), and no other. Sessions are not resumed: each handshake is a whole one.
+    pub fn tls(addr: SocketAddr, certificate: &Path) -> io::Result<Self> {
+        let certificate = CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?;
+        let config =
+            gateway_egress::tls::client_config(&[gateway_egress::tls::pin_of(&certificate)], &[])
+                .map_err(io::Error::other)?;
+        Ok(Self {
+            addr,
+            tls: Some(Arc::new(config).into()),
+        })
+    }
+
+    async fn connect(&self) -> io::Result<Socket> {
+        let socket = TcpStream::connect(self.addr).await?;
+        socket.set_nodelay(true)?;
+        Ok(match &self.tls {
+            None => Socket::Plain(socket),
+            Some(tls) => {
+                let name = ServerName::IpAddress(self.addr.ip().into());
+                Socket::Tls(Box::new(tls.connect(name, socket).await?))
+            }
+        })
+    }
+}
+
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    async fn read_buf(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read_buf(buf).await,
+            Self::Tls(socket) => socket.read_buf(buf).await,
+        }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.write_all(bytes).await,
+            Self::Tls(socket) => {
+                socket.write_all(bytes).await?;
+                socket.flush().await
+            }
+        }
+    }
+}
+
 /// One connection after its handshake.
 pub struct Conn {
-    socket: TcpStream,
+    socket: Socket,
     buf: Vec<u8>,
     at: usize,
     whole: Vec<u8>,
@@ -47,16 +116,16 @@ pub struct Conn {
 
 impl Conn {
     /// Upgrades, takes the challenge, sends `connect` and takes the hello.
-    pub async fn open(addr: SocketAddr, connect: &str) -> io::Result<Self> {
-        let socket = TcpStream::connect(addr).await?;
-        socket.set_nodelay(true)?;
+    pub async fn open(server: impl Into<Endpoint>, connect: &str) -> io::Result<Self> {
+        let server = server.into();
         let mut conn = Self {
-            socket,
+            socket: server.connect().await?,
             buf: Vec::new(),
             at: 0,
             whole: Vec::new(),
             hello_bytes: 0,
         };
+        let addr = server.addr;
         let upgrade = format!(
             "GET / HTTP/1.1\r\nHost: {addr}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -226,7 +295,7 @@ pub fn rate(mut latencies: Vec<f64>, all: Duration) -> Rate {
 
 /// `conns` connections, each with `requests` in flight, until each has sent `batches` batches.
 pub async fn load(
-    addr: SocketAddr,
+    server: impl Into<Endpoint>,
     connect: &str,
     conns: usize,
     requests: &[String],
@@ -234,9 +303,10 @@ pub async fn load(
 ) -> io::Result<Rate> {
     let depth = requests.len();
     let bytes: Vec<u8> = requests.iter().flat_map(|r| frame(r)).collect();
+    let server = server.into();
     let mut open = Vec::new();
     for _ in 0..conns {
-        open.push(Conn::open(addr, connect).await?);
+        open.push(Conn::open(server.clone(), connect).await?);
     }
     let local = tokio::task::LocalSet::new();
     let started = Instant::now();
@@ -281,13 +351,18 @@ pub async fn load(
 }
 
 /// `total` handshakes by 8 tasks.
-pub async fn handshakes(addr: SocketAddr, connect: &str, total: usize) -> io::Result<Rate> {
+pub async fn handshakes(
+    server: impl Into<Endpoint>,
+    connect: &str,
+    total: usize,
+) -> io::Result<Rate> {
+    let server = server.into();
     let started = Instant::now();
     let workers = (0..8).map(|_| async {
         let mut latencies = Vec::new();
         for _ in 0..total / 8 {
             let begun = Instant::now();
-            drop(Conn::open(addr, connect).await?);
+            drop(Conn::open(server.clone(), connect).await?);
             latencies.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         io::Result::Ok(latencies)
@@ -300,10 +375,15 @@ pub async fn handshakes(addr: SocketAddr, connect: &str, total: usize) -> io::Re
 }
 
 /// Opens `n` connections, at most 8 at once.
-pub async fn open_many(addr: SocketAddr, connect: &str, n: usize) -> io::Result<Vec<Conn>> {
+pub async fn open_many(
+    server: impl Into<Endpoint>,
+    connect: &str,
+    n: usize,
+) -> io::Result<Vec<Conn>> {
+    let server = server.into();
     let mut open = Vec::with_capacity(n);
     while open.len() < n {
-        let batch = (0..8.min(n - open.len())).map(|_| Conn::open(addr, connect));
+        let batch = (0..8.min(n - open.len())).map(|_| Conn::open(server.clone(), connect));
         for conn in futures_util::future::join_all(batch).await {
             open.push(conn?);
         }

@@ -13,6 +13,8 @@ mod http;
 mod process;
 #[path = "../bench/report.rs"]
 mod report;
+#[path = "../bench/tls.rs"]
+mod tls;
 #[path = "../bench/ws.rs"]
 mod ws;
 
@@ -24,7 +26,7 @@ const HELP: &str = "\
 bench [--quick] [--only PART,…]
 
   --quick   fewer rounds and smaller counts: shows that it works, not how fast it is
-  --only    some of: start, idle, rpc, fanout, chat, v1, v1-open, tokens, webhook, many
+  --only    some of: start, idle, rpc, tls, fanout, chat, v1, v1-open, tokens, webhook, many
 
 GATEWAY_BIN names the gateway (default: beside this program), GATEWAY_WASM_DIR the built guests (default: target/guests).
 ";
@@ -36,7 +38,7 @@ const OPEN_FILES: usize = 8_192;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let Some(kind) = args.first()
-        && (kind == "bare-ws" || kind.starts_with("mock-model"))
+        && (kind.starts_with("bare-ws") || kind.starts_with("mock-model"))
     {
         bare::main(kind);
         return ExitCode::SUCCESS;

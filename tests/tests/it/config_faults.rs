@@ -187,8 +187,8 @@ fn an_edit_that_meets_a_failing_disk_changes_nothing() {
 }
 
 /// The same for `config.patch` of a running gateway: its calls to open, to confirm and to rename fail, the first of each thread that
-/// makes some, then the second, and so on until the edit goes through. The client is told, the file and the running configuration
-/// stay, and the gateway works on.
+/// makes some, then the second, and so on until the edit goes through. The client is told the cause and the next step, the file and the
+/// running configuration stay, and the gateway works on.
 ///
 /// Covers: F3, F4.
 #[test]
@@ -240,14 +240,30 @@ impl Failing {
     }
 }
 
+/// What a client is told when a call fails with this: code, reason, and a part of the next step.
+fn cause(error: &str) -> (&'static str, &'static str, &'static str) {
+    match error {
+        "ENOSPC" | "EDQUOT" => ("STORAGE_FULL", "disk-full", "make room"),
+        "EIO" => ("STORAGE_FAILED", "disk-failed", "kernel's log"),
+        "EMFILE" => ("OVERLOADED", "file-descriptors", "limit of open files"),
+        "EROFS" => ("STORAGE_DENIED", "read-only", "writable"),
+        "EACCES" => ("STORAGE_DENIED", "permission", "let the gateway's user"),
+        other => panic!("{other}"),
+    }
+}
+
 async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
     let token = gateway.token();
     let patch = json!({"logging": {"level": "debug"}}).to_string();
     let (mut refused, mut tries) = (0, 0_u8);
+    let mut told = BTreeSet::new();
     for (name, errors) in [
         ("openat", &ERRORS[..]),
         ("fsync", &["EIO", "ENOSPC"][..]),
-        ("rename", &["EIO", "ENOSPC"][..]),
+        (
+            "rename",
+            &["EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES"][..],
+        ),
         ("link,linkat", &["EIO", "ENOSPC"][..]),
     ] {
         for error in errors {
@@ -281,10 +297,17 @@ async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
                         break;
                     }
                     Err(why) => {
-                        assert!(
-                            why["message"].as_str().is_some_and(|m| m.len() > 10),
-                            "{case}"
-                        );
+                        let (code, word, step) = cause(error);
+                        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                        let (message, details) = (text(&why["message"]), &why["details"]);
+                        assert_eq!(text(&details["code"]), code, "{case}");
+                        assert_eq!(text(&details["reason"]), word, "{case}");
+                        assert!(text(&details["next"]).contains(step), "{case}");
+                        assert!(message.contains("nothing was changed"), "{case}");
+                        assert!(message.contains(step), "{case}");
+                        // Where the files are is not for the wire.
+                        assert!(!message.contains('/'), "{case}");
+                        told.insert(code);
                         assert_eq!(now, old, "{case}");
                         assert_eq!(after["hash"], before["hash"], "{case}");
                         refused += 1;
@@ -295,6 +318,7 @@ async fn patches(strace: &Path, gateway: &Gateway, file: &Path) {
         }
     }
     assert!(refused >= 6, "{refused}");
+    assert_eq!(told.len(), 4, "{told:?}");
     let mut ws = Ws::connect(gateway.port, "/", &token).await.unwrap();
     let answer = ws
         .call(

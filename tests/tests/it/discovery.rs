@@ -58,6 +58,10 @@ impl Nets {
         }
     }
 
+    pub(crate) fn name(&self, net: usize) -> &str {
+        &self.0[net]
+    }
+
     pub(crate) fn command(&self, net: usize, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command

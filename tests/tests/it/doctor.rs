@@ -261,7 +261,11 @@ fn plugins_that_are_missing_or_another_are_told() {
     set("plugins.dir", plugins.to_str().unwrap());
     doctor(&state, &[]).says("plugins", "error", &["is not there"]);
     copy("telegram");
-    doctor(&state, &[]).says("plugins", "error", &["channels.webhook is configured"]);
+    doctor(&state, &[]).says(
+        "plugins",
+        "error",
+        &["channels.webhook.accounts.default names the plugin webhook"],
+    );
     copy("webhook");
     doctor(&state, &[]).well("plugins");
     let output = Command::new(gateway_bin())
@@ -292,6 +296,83 @@ fn plugins_that_are_missing_or_another_are_told() {
         &["plugin webhook was not loaded", "plugins.pins"],
     );
     look.well("port");
+    gateway.stop();
+}
+
+/// What the configuration names and the directory of plugins has not, or has as something else: told before a start, and by the
+/// running gateway's health; each place by its path, until it is mended.
+#[test]
+fn a_boot_script_a_hook_and_a_channel_without_their_plugin_are_told() {
+    let (dir, state) = place();
+    let plugins = dir.path().join("plugins");
+    let copy = |id: &str| {
+        std::fs::create_dir_all(plugins.join(id)).unwrap();
+        for file in std::fs::read_dir(guests_dir().join(id)).unwrap().flatten() {
+            std::fs::copy(file.path(), plugins.join(id).join(file.file_name())).unwrap();
+        }
+    };
+    doctor(&state, &[]).says(
+        "plugins",
+        "warning",
+        &["names the plugin webhook", "--wasm-dir"],
+    );
+    copy("webhook");
+    let path = state.join("gateway.json5");
+    let write = |channels: Value| {
+        let config = serde_json::json!({
+            "plugins": {"dir": plugins},
+            "channels": channels,
+            "boot": {"scripts": {"greeting": {}, "webhook": {}}},
+            "hooks": {"components": [{"plugin": "hook-words"}, {"plugin": "webhook"}]},
+            "gateway": {"port": port_of(&state), "auth": {"token": {"store": "gateway-token"}}},
+            "tenants": {"acme": {
+                "auth": {"token": "the-token-of-acme-0123456789abcdefghijklmnopq"},
+                "hooks": {"components": [{"plugin": "hook-acme"}]},
+            }},
+        });
+        std::fs::write(&path, config.to_string()).unwrap();
+    };
+    // The account that is off names nothing.
+    write(serde_json::json!({"telegram": {"accounts": {"off": {"enabled": false}}}}));
+    let told = [
+        "boot.scripts.greeting names the plugin greeting (a boot script), which is not there",
+        "boot.scripts.webhook names the plugin webhook as a boot script, and it is a channel",
+        "hooks.components[0] names the plugin hook-words (a hook component), which is not there",
+        "hooks.components[1] names the plugin webhook as a hook component, and it is a channel",
+    ];
+    let acme = "tenants.acme.hooks.components[0] names the plugin hook-acme";
+    let look = doctor(&state, &[]);
+    assert_eq!(look.code, 1, "{}", look.told);
+    for words in told.into_iter().chain([acme]) {
+        look.says("plugins", "error", &[words, "plugins.dir"]);
+    }
+    assert_eq!(look.of("plugins").len(), told.len() + 1, "{}", look.told);
+
+    let gateway = Gateway::start(&state, &[]);
+    let look = doctor(&state, &[]);
+    for words in told {
+        look.says("gateway", "error", &[words]);
+    }
+    // What another tenant's settings name is not in this tenant's health.
+    assert!(
+        look.of("gateway").iter().all(|(_, t)| !t.contains("acme")),
+        "{}",
+        look.told
+    );
+    gateway.stop();
+
+    copy("greeting");
+    copy("hook-words");
+    write(serde_json::json!({}));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace(r#","webhook":{}"#, "");
+    let text = text.replace(r#",{"plugin":"webhook"}"#, "");
+    std::fs::write(&path, text.replace("hook-acme", "hook-words")).unwrap();
+    doctor(&state, &[]).well("plugins");
+    let gateway = Gateway::start(&state, &[]);
+    let look = doctor(&state, &[]);
+    look.well("plugins");
+    look.well("gateway");
     gateway.stop();
 }
 

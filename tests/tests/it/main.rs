@@ -4,12 +4,14 @@
 mod backup;
 mod bundled;
 mod config_faults;
+mod deadline;
 mod deploy;
 mod devices;
 mod discovery;
 mod doctor;
 mod fuzz;
 mod hooks;
+mod nodes;
 mod observe;
 mod onboard;
 mod page;

@@ -571,12 +571,12 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
     let told = |n: usize| upstream.asked()[n].header("traceparent").map(str::to_owned);
     let below = format!("00-{trace}-{}-01", root["spanId"].as_str().unwrap());
     assert_eq!(told(0), Some(below));
-    // Requests of programs pass theirs on; without one, or with nonsense, nothing is told.
+    // The run of a program's request has a span in the trace that it names; without one, or with nonsense, in a trace of its own.
     let bearer = format!("Bearer {}", gateway.token());
-    for (given, passed) in [
-        (Some(&*parent), Some(parent.clone())),
-        (Some("00-nonsense"), None),
-        (None, None),
+    for (given, named) in [
+        (Some(&*parent), true),
+        (Some("00-nonsense"), false),
+        (None, false),
     ] {
         let mut headers = vec![("authorization", &*bearer)];
         headers.extend(given.map(|given| ("traceparent", given)));
@@ -584,7 +584,9 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         let (status, body) =
             runtime.block_on(post(gateway.port, "/v1/chat/completions", &headers, &ask));
         assert_eq!(status, 200, "{body}");
-        assert_eq!(told(upstream.asked().len() - 1), passed);
+        let told = told(upstream.asked().len() - 1).unwrap();
+        assert_eq!(told.starts_with(&format!("00-{trace}-")), named, "{told}");
+        assert!(told.len() == parent.len() && !told.contains(span), "{told}");
     }
     assert!(!json!(spans).to_string().contains("canary"), "{spans:?}");
     // It is counted when the collector has answered.
@@ -598,6 +600,194 @@ fn the_stages_of_a_message_reach_a_collector_as_one_trace() {
         assert!(began.elapsed() < Duration::from_secs(90), "{metrics}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// One request on a JSON-RPC socket.
+async fn over_socket(port: u16, token: &str, request: &Value) -> Value {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    let address = format!("ws://127.0.0.1:{port}/rpc");
+    let mut upgrade = address.into_client_request().unwrap();
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    upgrade.headers_mut().insert("authorization", bearer);
+    let (mut socket, _) = tokio_tungstenite::connect_async(upgrade).await.unwrap();
+    let text = Message::text(request.to_string());
+    socket.send(text).await.unwrap();
+    let answer = loop {
+        let next = tokio::time::timeout(Duration::from_secs(60), socket.next()).await;
+        let Message::Text(text) = next.unwrap().unwrap().unwrap() else {
+            continue;
+        };
+        let frame: Value = serde_json::from_str(text.as_str()).unwrap();
+        if frame["id"] == request["id"] {
+            break frame;
+        }
+    };
+    let _ = socket.close(None).await;
+    answer
+}
+
+/// Runs that are no answer to a channel message: each is a span below the one that its request named (on a socket, in a posted call, at
+/// a hook), that of a job begins a trace; the model server is told of the run's own span. Also after a kill.
+#[test]
+fn a_run_hangs_under_what_asked_for_it() {
+    let (port, kept) = collector();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    drop(Gateway::start(&state, &[]));
+    let upstream = Upstream::start(None, "m", "canary-text of the model");
+    let hooks_token = "the-token-of-the-hooks-0123456789abcdef";
+    let config = json!({
+        "gateway": {"auth": {"token": {"file": "secrets/main/gateway-token"}}},
+        "telemetry": {"otlp": {"endpoint": format!("http://127.0.0.1:{port}")}},
+        "hooks": {"enabled": true, "token": hooks_token},
+        "agents": {"entries": {"main": {"backend": "openai", "baseUrl": upstream.url(), "model": "m"}}},
+    });
+    std::fs::write(state.join("gateway.json5"), config.to_string()).unwrap();
+    let gateway = Gateway::start(&state, &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let context = |n: u8| {
+        (
+            format!("4bf92f3577b34da6a3ce929d0e0e470{n}"),
+            format!("00f067aa0ba902b{n}"),
+        )
+    };
+    let parent = |n: u8| {
+        let (trace, span) = context(n);
+        format!("00-{trace}-{span}-01")
+    };
+    let say = |n: u8, meta: Option<Value>| {
+        let mut params = json!({
+            "sessionKey": format!("agent:main:t{n}"), "message": format!("canary-text {n}"),
+            "idempotencyKey": format!("run-{n}"),
+        });
+        if let Some(meta) = meta {
+            params["_meta"] = meta;
+        }
+        json!({"jsonrpc": "2.0", "id": n, "method": "chat.send", "params": params})
+    };
+    let bearer = format!("Bearer {}", gateway.token());
+    let call = |request: &Value, traceparent: Option<&str>| -> Value {
+        let mut headers = vec![("authorization", &*bearer)];
+        headers.extend(traceparent.map(|given| ("traceparent", given)));
+        let (status, body) = runtime.block_on(post(gateway.port, "/rpc", &headers, request));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    // 1: the socket; 2: the header of a posted call; 3: the call's own word counts before the header's.
+    let meta = |n: u8| Some(json!({"traceparent": parent(n), "progressToken": 1}));
+    let answer = runtime
+        .block_on(async { over_socket(gateway.port, &gateway.token(), &say(1, meta(1))).await });
+    assert!(answer["result"].is_object(), "{answer}");
+    let answer = call(&say(2, None), Some(&parent(2)));
+    assert!(answer["result"].is_object(), "{answer}");
+    let answer = call(&say(3, meta(3)), Some(&parent(9)));
+    assert!(answer["result"].is_object(), "{answer}");
+    let wrong = call(&say(8, Some(json!("text"))), None);
+    assert_eq!(wrong["error"]["code"], -32602, "{wrong}");
+    // 4: a hook.
+    let hook = format!("Bearer {hooks_token}");
+    let given = parent(4);
+    let headers = [("authorization", &*hook), ("traceparent", &*given)];
+    let ask = json!({"message": "canary-text 4", "deliver": false, "waitForCompletion": true});
+    let (status, body) = runtime.block_on(post(gateway.port, "/hooks/agent", &headers, &ask));
+    assert_eq!(status, 200, "{body}");
+    // 5: a job.
+    let request = |method: &str, params: Value| json!({"jsonrpc": "2.0", "id": 5, "method": method, "params": params});
+    let job = json!({
+        "name": "j", "schedule": {"kind": "every", "everyMs": 86_400_000, "anchorMs": 0}, "sessionTarget": "isolated",
+        "wakeMode": "now", "payload": {"kind": "agentTurn", "message": "canary-text 5"},
+    });
+    let job = call(&request("cron.add", job), None)["result"]["id"].clone();
+    let begun = call(
+        &request("cron.run", json!({"id": job, "mode": "force"})),
+        None,
+    );
+    assert!(begun["result"].is_object(), "{begun}");
+
+    let began = Instant::now();
+    let spans_of_runs = |least: usize| loop {
+        let spans: Vec<Value> = kept
+            .lock()
+            .unwrap()
+            .iter()
+            .flat_map(|batch| batch["resourceSpans"].as_array().unwrap().clone())
+            .flat_map(|resource| resource["scopeSpans"].as_array().unwrap().clone())
+            .flat_map(|scope| scope["spans"].as_array().unwrap().clone())
+            .filter(|span| span["name"] == "run")
+            .collect();
+        if spans.len() >= least {
+            break spans;
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{spans:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let spans = spans_of_runs(5);
+    assert_eq!(spans.len(), 5, "{spans:?}");
+    let attribute = |span: &Value, key: &str| {
+        let all = span["attributes"].as_array().unwrap().iter();
+        let found = all.clone().find(|a| a["key"] == key);
+        found.map_or(Value::Null, |a| a["value"]["stringValue"].clone())
+    };
+    let told = |n: u8| {
+        let text = format!("canary-text {n}");
+        let asked = upstream.asked();
+        let one = asked.iter().find(|a| a.body.to_string().contains(&text));
+        one.unwrap().header("traceparent").unwrap().to_owned()
+    };
+    let context_of = |span: &Value| {
+        let text = |key: &str| span[key].as_str().unwrap().to_owned();
+        format!("00-{}-{}-01", text("traceId"), text("spanId"))
+    };
+    for (n, origin) in [(1, "rpc"), (2, "rpc"), (3, "rpc"), (4, "hook")] {
+        let (trace, before) = context(n);
+        let span = spans.iter().find(|span| span["traceId"] == trace);
+        let span = span.unwrap_or_else(|| panic!("{n}: {spans:?}"));
+        assert_eq!(span["parentSpanId"], before, "{span}");
+        assert_eq!(attribute(span, "gateway.origin"), origin, "{span}");
+        assert_eq!(attribute(span, "gateway.run_state"), "ok", "{span}");
+        assert_eq!(told(n), context_of(span));
+    }
+    let own = spans
+        .iter()
+        .find(|span| attribute(span, "gateway.origin") == "cron")
+        .unwrap();
+    assert!(own.get("parentSpanId").is_none(), "{own}");
+    assert_eq!(told(5), context_of(own));
+    assert!(!json!(spans).to_string().contains("canary"), "{spans:?}");
+
+    // 6: accepted, and the process is killed while the model thinks: the next attempt is the same span of the same trace.
+    upstream.hold(true);
+    let before = upstream.completions();
+    let answer = call(&say(6, meta(6)), None);
+    assert!(answer["result"].is_object(), "{answer}");
+    let asked = |n: usize| {
+        while upstream.completions() < n {
+            assert!(began.elapsed() < Duration::from_secs(120));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    asked(before + 1);
+    gateway.kill();
+    let gateway = Gateway::start(&state, &[]);
+    asked(before + 2);
+    upstream.hold(false);
+    let spans = spans_of_runs(6);
+    let (trace, span) = context(6);
+    let run = spans.iter().find(|span| span["traceId"] == trace).unwrap();
+    assert_eq!(run["parentSpanId"], span, "{run}");
+    let contexts: Vec<String> = upstream
+        .asked()
+        .iter()
+        .filter(|a| a.body.to_string().contains("canary-text 6"))
+        .map(|a| a.header("traceparent").unwrap().to_owned())
+        .collect();
+    assert_eq!(contexts, [context_of(run), context_of(run)]);
+    gateway.stop();
 }
 
 /// A secret that a command stores is written down, whether or not a gateway runs, and the chain stays whole.

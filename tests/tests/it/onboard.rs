@@ -157,7 +157,7 @@ fn from_nothing_to_a_model_that_answers_and_once_more_changes_nothing() {
     assert_eq!(config(&state), text);
 
     let gateway = Gateway::start(&state, &[]);
-    let (ok, out, err) = gateway.cli(&["chat", "--message", "hello"]);
+    let (ok, out, err) = gateway.cli(&["chat", "hello"]);
     assert!(ok && out.contains("ready, says the double"), "{out}{err}");
 }
 

@@ -910,6 +910,9 @@ async fn flow(side: &Side, double: &Double, round: usize) -> Ids {
     side.http(door, "GET", &format!("/{canary}/nothing"), &[], "")
         .await;
 
+    let node = node(side, &mut ws, round).await;
+    ids.0.insert("nodeId", node);
+
     // What tells about the whole gateway.
     for method in [
         "health",
@@ -956,6 +959,80 @@ async fn flow(side: &Side, double: &Double, round: usize) -> Ids {
         "events over JSON-RPC"
     );
     ids
+}
+
+/// A machine of this tenant: let in, approved, asked once. Gives its id.
+async fn node(side: &Side, ws: &mut Sock<'_>, round: usize) -> String {
+    use gateway_client::{
+        ClientError, ConnectionSources, Credential, DeviceStore, NodeOffer, connect_node,
+    };
+    let canary = side.canary;
+    let dir = tempfile::tempdir().unwrap();
+    let store = DeviceStore::open(dir.path()).unwrap();
+    let sources = ConnectionSources {
+        url: Some(format!("ws://127.0.0.1:{}", side.doors[0].port)),
+        credential: Some(Credential::Token(side.token())),
+        ..ConnectionSources::default()
+    };
+    let connect = || {
+        let offer = NodeOffer {
+            caps: vec![canary.to_owned()],
+            commands: vec!["system.notify".to_owned()],
+            ..NodeOffer::default()
+        };
+        connect_node(
+            &sources,
+            &store,
+            offer,
+            Some(format!("machine of {canary}")),
+            PATIENCE,
+        )
+    };
+    let Err(ClientError::Refused { error, .. }) = connect().await else {
+        panic!("a stranger was let in");
+    };
+    side.keep(error.details.to_string().as_bytes());
+    let request = json!({ "requestId": error.details["requestId"] });
+    ws.call("device.pair.approve", request).await.unwrap();
+    let node = connect().await.unwrap();
+    let id = store.identity().id().to_owned();
+    let request = loop {
+        let seen = ws
+            .call("node.describe", json!({ "nodeId": id }))
+            .await
+            .unwrap();
+        if seen["pendingRequestId"].is_string() {
+            break seen["pendingRequestId"].clone();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    ws.call("node.pair.approve", json!({ "requestId": request }))
+        .await
+        .unwrap();
+    let asked = ws
+        .ask(
+            "node.invoke",
+            json!({
+                "nodeId": id, "command": "system.notify", "params": { "title": canary },
+                "idempotencyKey": format!("shared-call-{round}"),
+            }),
+        )
+        .await;
+    let request = loop {
+        let event = node.next_event().await.expect("the node is connected");
+        side.keep(event.payload.to_string().as_bytes());
+        if event.name == "node.invoke.request" {
+            break event.payload;
+        }
+    };
+    let said =
+        json!({ "id": request["id"], "nodeId": id, "ok": true, "payload": { "said": canary } });
+    let taken = node.request("node.invoke.result", said).await.unwrap();
+    assert_eq!(taken, json!({ "ok": true }));
+    let got = ws.answer(&asked).await.unwrap();
+    assert_eq!(got["payload"]["said"], canary);
+    node.close().await;
+    id
 }
 
 fn hits(bytes: &[u8], word: &str) -> usize {
@@ -1326,6 +1403,8 @@ async fn inventory(side: &Side) -> String {
         ("agents.list", json!({})),
         ("cron.list", json!({"includeDisabled": true})),
         ("cron.runs", json!({})),
+        ("node.list", json!({})),
+        ("node.pair.list", json!({})),
     ] {
         let answer = side.post(door, method, &params).await;
         assert!(answer["error"].is_null(), "{method}: {answer}");
@@ -1374,6 +1453,7 @@ async fn ids_of_another_tenant_are_ids_of_nobody() {
             format!("name {}", owner.canary),
             format!("{}-waiting", owner.canary),
             format!("{}-model", owner.canary),
+            format!("machine of {}", owner.canary),
         ] {
             assert_eq!(hits(&seen, &word), 0, "{}", around(&seen, &word));
         }

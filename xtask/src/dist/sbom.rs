@@ -222,6 +222,49 @@ mod tests {
         }
     }
 
+    /// The reader of the format's own makers, with their schema.
+    #[test]
+    fn the_document_holds_to_the_published_schema() {
+        let Ok(python) = std::env::var("GATEWAY_PYTHON") else {
+            panic!("GATEWAY_PYTHON is not set: run `cargo xtask test`");
+        };
+        let target = sh::host_target().unwrap();
+        let guests: Vec<String> = crate::guests::names().unwrap().into_values().collect();
+        let parts = Parts::find(&target, &guests).unwrap();
+        let sqlite = sqlite_version(&parts).unwrap();
+        let mut bom = document(&parts, &release(&target, sqlite)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("sbom.cdx.json");
+        let check = |bom: &Value| {
+            std::fs::write(&file, bom.to_string()).unwrap();
+            let done = std::process::Command::new(&python)
+                .args(["-c", CHECK])
+                .arg(&file)
+                .output()
+                .unwrap();
+            (
+                done.status.code(),
+                String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned(),
+            )
+        };
+        let (code, said) = check(&bom);
+        assert_eq!(code, Some(0), "{said}");
+        bom["components"][0]["scope"] = json!("linked");
+        let (code, said) = check(&bom);
+        assert_eq!(code, Some(3), "{said}");
+    }
+
+    const CHECK: &str = "
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+with open(sys.argv[1]) as file:
+    error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(file.read())
+if error:
+    print(error)
+    sys.exit(3)
+";
+
     #[test]
     fn the_serial_number_is_a_uuid_of_the_contents() {
         let uuid = uuid(&sha256(b"x"));

@@ -62,6 +62,8 @@ pub struct ClientOptions {
     pub scopes: Vec<String>,
     /// Capabilities to announce, such as `tool-events`.
     pub caps: Vec<String>,
+    /// What it offers, if it connects as a node and not as an operator.
+    pub node: Option<crate::node::NodeOffer>,
     /// Time for TCP, upgrade and handshake together.
     pub connect_timeout: Duration,
     /// Time for one answer, unless a call says otherwise.
@@ -97,6 +99,7 @@ impl ClientOptions {
             display_name: None,
             scopes: vec!["operator.admin".to_owned()],
             caps: Vec::new(),
+            node: None,
             connect_timeout: Duration::from_millis(CONNECT_TIMEOUT_MS),
             request_timeout: Duration::from_millis(REQUEST_TIMEOUT_MS),
         }
@@ -492,6 +495,10 @@ async fn secure(
 }
 
 fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
+    let role = match options.node {
+        None => options.role.as_str(),
+        Some(_) => "node",
+    };
     let platform = std::env::consts::OS;
     let mut client = json!({
         "id": options.client_id,
@@ -506,10 +513,17 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         "minProtocol": PROTOCOL_VERSION,
         "maxProtocol": PROTOCOL_VERSION,
         "client": client,
-        "role": options.role,
+        "role": role,
         "scopes": options.scopes,
         "caps": options.caps,
     });
+    if let Some(offer) = &options.node {
+        params["commands"] = json!(offer.commands);
+        params["permissions"] = json!(offer.permissions);
+        if let Some(path) = &offer.path_env {
+            params["pathEnv"] = json!(path);
+        }
+    }
     let signed_token = match (&options.credential, &options.device_token) {
         _ if options.bootstrap_token.is_some() => {
             params["auth"] = json!({ "bootstrapToken": options.bootstrap_token });
@@ -533,7 +547,7 @@ fn connect_params(options: &ClientOptions, challenge: &Value) -> Value {
         params["device"] = identity.prove(&SignedParts {
             client_id: &options.client_id,
             client_mode: &options.mode,
-            role: &options.role,
+            role,
             scopes: &options.scopes,
             token: signed_token,
             platform,

@@ -10,6 +10,7 @@ mod discover;
 mod error;
 mod identity;
 pub mod limits;
+mod node;
 
 pub use call::{
     CallGatewayOptions, Joined, ScopesDecided, ask_for_scopes, call_gateway, connect, join,
@@ -24,3 +25,4 @@ pub use discover::{DiscoveredGateway, discover};
 pub use error::{ClientError, ErrorKind, GatewayError};
 pub use gateway_egress::{CertPin, tls::PinMismatch};
 pub use identity::{DeviceIdentity, DeviceStore, DeviceToken, IdentityError};
+pub use node::{NodeOffer, connect_node};

@@ -32,6 +32,7 @@ fn refused(path: &str, message: impl Into<String>, help: &str) -> ConfigError {
         }],
         next: NEXT.to_owned(),
         files: Vec::new(),
+        disk: None,
     }
 }
 
@@ -57,6 +58,7 @@ impl ConfigFile {
                         "mend the file, or bring an earlier one back with `gateway config rollback`"
                             .to_owned(),
                     files: Vec::new(),
+                    disk: None,
                 },
                 Ok(_) => refused("", "the file cannot be edited", "edit it by hand"),
             }
@@ -144,6 +146,7 @@ impl ConfigFile {
             }],
             next: "mend it and try again".to_owned(),
             files: Vec::new(),
+            disk: None,
         })
     }
 }
@@ -184,6 +187,7 @@ pub fn differences(a: &str, b: &str) -> Result<Vec<Difference>, ConfigError> {
             ))],
             next: "mend it, or compare others".to_owned(),
             files: Vec::new(),
+            disk: None,
         })
     };
     let (a, b) = (read(a)?, read(b)?);

@@ -35,11 +35,11 @@ pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> io::Result<bool> 
 pub(crate) fn write_if(
     path: &Path,
     bytes: &[u8],
-    still: impl FnOnce() -> bool,
+    still: impl FnOnce() -> io::Result<bool>,
 ) -> io::Result<bool> {
     let mut before = Before::Lost;
     let placed = place(path, bytes, |temp| {
-        if !still() {
+        if !still()? {
             return Ok(false);
         }
         let had = Before::of(path, temp.with_extension("old.tmp"))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gateway_protocol::ids::ChannelName;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 
+use crate::disk::DiskFault;
 use crate::durable::{self, Existing};
 use crate::error::ConfigError;
 use crate::file::ConfigFile;
@@ -290,10 +291,14 @@ fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<bool, ConfigEr
         .map_or(Ok(()), durable::create_dirs)
         .and_then(|()| durable::write(path, bytes, existing));
     written.map_err(|e| {
-        refused(
-            &format!("cannot write {}: {e}", path.display()),
-            "check the permissions of the state directory",
-        )
+        let disk = DiskFault::of(&e);
+        ConfigError {
+            disk: Some(disk),
+            ..refused(
+                &format!("cannot write {}: {e}", path.display()),
+                disk.next(),
+            )
+        }
     })
 }
 

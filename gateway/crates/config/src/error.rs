@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::disk::DiskFault;
+
 /// Problems told at once; more are counted only.
 const MAX_PROBLEMS_SHOWN: usize = 20;
 
@@ -32,6 +34,8 @@ pub struct ConfigError {
     pub next: String,
     /// Files besides [`ConfigError::file`] that were read or looked for: a change of one may mend it.
     pub files: Vec<PathBuf>,
+    /// What the operating system refused, if that is the reason.
+    pub disk: Option<DiskFault>,
 }
 
 impl Problem {
@@ -59,6 +63,7 @@ impl ConfigError {
             problems: vec![Problem::unplaced(message)],
             files: Vec::new(),
             next: next.into(),
+            disk: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::disk::DiskFault;
 use crate::durable::{self, Existing};
 use crate::error::ConfigError;
 use crate::history;
@@ -241,11 +242,7 @@ impl ConfigFile {
                 hash: String::new(),
                 text: String::new(),
             }),
-            Err(fault) => Err(ConfigError::plain(
-                Some(path),
-                fault.to_string(),
-                "check the path and its permissions",
-            )),
+            Err(fault) => Err(fault.told(path)),
         }
     }
 
@@ -267,11 +264,19 @@ impl ConfigFile {
             if !base.text.is_empty() {
                 history::push(&dir, &base.text)?;
             }
-            durable::write_if(&path, text.as_bytes(), || {
-                self.read().is_ok_and(|now| now.hash == base.hash)
-            })
+            durable::write_if(&path, text.as_bytes(), || self.is_still(&base.hash))
         };
         work().map_err(|e| self.unwritable(&path, &e))
+    }
+
+    /// Whether the file has this hash. What cannot be read for a reason that lies in the file is another one.
+    fn is_still(&self, hash: &str) -> std::io::Result<bool> {
+        match read_bounded(&self.path(), MAX_FILE_BYTES) {
+            Ok(bytes) => Ok(hex(&Sha256::digest(&bytes)) == hash),
+            Err(ReadFault::Missing) => Ok(hash.is_empty()),
+            Err(ReadFault::Io(e)) => Err(e),
+            Err(_) => Ok(false),
+        }
     }
 
     /// The text of the last good configuration.
@@ -318,10 +323,14 @@ impl ConfigFile {
     }
 
     fn unwritable(&self, path: &Path, e: &std::io::Error) -> ConfigError {
-        ConfigError::plain(
-            None,
-            format!("cannot write {}: {e}", path.display()),
-            "check the permissions of the state directory and the room on its disk",
-        )
+        let disk = DiskFault::of(e);
+        ConfigError {
+            disk: Some(disk),
+            ..ConfigError::plain(
+                None,
+                format!("cannot write {}: {e}", path.display()),
+                disk.next(),
+            )
+        }
     }
 }

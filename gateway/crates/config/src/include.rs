@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use crate::disk::DiskFault;
 use crate::load::{ReadFault, read_bounded};
 use crate::source::MAX_FILE_BYTES;
 
@@ -40,6 +41,7 @@ pub(crate) struct Including<'a> {
     bytes: u64,
     /// Names that were looked for.
     tried: Vec<PathBuf>,
+    disk: Option<DiskFault>,
 }
 
 /// What is wrong, and what to do.
@@ -55,6 +57,7 @@ impl<'a> Including<'a> {
             count: 0,
             bytes: 0,
             tried: Vec::new(),
+            disk: None,
         }
     }
 
@@ -125,19 +128,30 @@ impl<'a> Including<'a> {
         self.open.pop();
     }
 
-    fn read(&self, name: &Path, inside: &'static str) -> Result<String, Refusal> {
+    /// What the machine refused while files were read.
+    pub(crate) fn disk(&self) -> Option<DiskFault> {
+        self.disk
+    }
+
+    fn read(&mut self, name: &Path, inside: &'static str) -> Result<String, Refusal> {
         let shown = |fault: &dyn std::fmt::Display| format!("{}: {fault}", name.display());
-        let missing = |e: std::io::Error| match e.kind() {
+        let places = || {
+            Ok((
+                self.folder.canonicalize()?,
+                self.folder.join(name).canonicalize()?,
+            ))
+        };
+        let (folder, real) = places().map_err(|e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound => (shown(&ReadFault::Missing), "check the name"),
             _ => (shown(&ReadFault::Io(e)), "check its permissions"),
-        };
-        let folder = self.folder.canonicalize().map_err(missing)?;
-        let real = self.folder.join(name).canonicalize().map_err(missing)?;
+        })?;
         if !real.starts_with(&folder) {
             return Err((shown(&"leads out of the configuration's folder"), inside));
         }
-        let bytes = read_bounded(&real, MAX_FILE_BYTES)
-            .map_err(|fault| (shown(&fault), "check its permissions"))?;
+        let bytes = read_bounded(&real, MAX_FILE_BYTES).map_err(|fault| {
+            self.disk = self.disk.or(fault.of_the_machine());
+            (shown(&fault), "check its permissions")
+        })?;
         let text = String::from_utf8(bytes)
             .map_err(|_| (shown(&"not UTF-8 text"), "save the file as UTF-8"))?;
         Ok(match text.strip_prefix('\u{feff}') {

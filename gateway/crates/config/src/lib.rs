@@ -5,6 +5,7 @@
 //! as a whole: either all of it is right and a [`Settings`] comes out, or nothing does.
 
 mod change;
+mod disk;
 pub mod durable;
 mod edit;
 mod error;
@@ -16,6 +17,7 @@ pub mod hooks;
 mod include;
 mod init;
 mod load;
+mod named;
 mod network;
 mod openclaw;
 pub mod options;
@@ -35,6 +37,7 @@ mod watch;
 mod written;
 
 pub use change::{Difference, KeyEdit, differences, parse_value};
+pub use disk::DiskFault;
 pub use edit::{ChannelAdded, SecretSet, channel_secret_name, channels_add, secret_set};
 pub use error::{ConfigError, Problem};
 pub use file::{ConfigFile, EnvReader, Snapshot, Started};
@@ -45,6 +48,7 @@ pub use load::{
     CONFIG_FILE, ClientView, ClientWants, DEFAULT_PORT, LoadRequest, Overrides,
     PROXY_SECRET_HEADER, TOKEN_NAME, client_view, load, load_text, valid_slug,
 };
+pub use named::{NamedPlugin, PluginUse};
 pub use network::Network;
 pub use openclaw::{Import, Imported, Outcome, count as import_counts, import_openclaw};
 pub use options::Options;

@@ -10,6 +10,7 @@ use gateway_protocol::CertPin;
 use gateway_protocol::ids::{AgentId, ChannelName};
 use serde_json::Value;
 
+use crate::disk::DiskFault;
 use crate::error::{ConfigError, Problem};
 use crate::include::Files;
 use crate::network::Network;
@@ -17,8 +18,8 @@ use crate::options::{
     AccountOptions, AgentOptions, AgentsOptions, AuthModeOption, AuthOptions, BackendOption,
     BootOnErrorOption, BootOptions, ChannelOptions, DmPolicyOption, DmScopeOption,
     GatewayModeOption, GroupPolicyOption, LimitsOptions, LogFormatOption, LogLevelOption,
-    LoggingOptions, MdnsModeOption, Options, OtlpOptions, QueueModeOption, RemoteOptions,
-    SecretRef, SessionOptions, TailscaleModeOption, TailscaleOptions, TlsOptions,
+    LoggingOptions, MdnsModeOption, NodeCommandsOptions, Options, OtlpOptions, QueueModeOption,
+    RemoteOptions, SecretRef, SessionOptions, TailscaleModeOption, TailscaleOptions, TlsOptions,
 };
 use crate::secret::Secret;
 use crate::settings::*;
@@ -105,11 +106,7 @@ pub fn load(request: LoadRequest<'_>) -> Result<Settings, ConfigError> {
             return resolve(None, &request, path, String::new());
         }
         Err(fault) => {
-            return Err(ConfigError::plain(
-                Some(path),
-                fault.to_string(),
-                "check the path and its permissions",
-            ));
+            return Err(fault.told(path));
         }
     };
     let text = utf8(bytes, &path)?;
@@ -236,11 +233,7 @@ pub fn client_view(
         }
         Err(ReadFault::Missing) if request.config_path.is_none() => None,
         Err(fault) => {
-            return Err(ConfigError::plain(
-                Some(path),
-                fault.to_string(),
-                "check the path and its permissions",
-            ));
+            return Err(fault.told(path));
         }
     };
     let mut cx = Resolver {
@@ -250,6 +243,7 @@ pub fn client_view(
         warnings: Vec::new(),
         digests: BTreeMap::new(),
         read: Vec::new(),
+        disk: None,
     };
     let empty = Options::default();
     let o = source.as_ref().map_or(&empty, |s| &s.options);
@@ -294,6 +288,7 @@ pub fn client_view(
             problems,
             next: "mend what is named above, or give the credential with --token".to_owned(),
             files: cx.read,
+            disk: cx.disk,
         });
     }
     Ok(ClientView {
@@ -329,6 +324,7 @@ fn resolve(
         warnings: Vec::new(),
         digests: BTreeMap::new(),
         read: Vec::new(),
+        disk: None,
     };
     let empty = Options::default();
     let options = source.as_ref().map_or(&empty, |s| &s.options);
@@ -339,6 +335,7 @@ fn resolve(
         warnings,
         digests,
         read,
+        disk,
         ..
     } = cx;
     if problems.is_empty() {
@@ -351,12 +348,18 @@ fn resolve(
     Err(ConfigError {
         file: source.as_ref().map(|s| s.file.clone()),
         problems,
-        next: "mend what is named above and start again; nothing was changed".to_owned(),
+        next: disk
+            .map_or(
+                "mend what is named above and start again; nothing was changed",
+                DiskFault::next,
+            )
+            .to_owned(),
         files: source
             .iter()
             .flat_map(|s| s.included().map(|name| s.beside(name)))
             .chain(read)
             .collect(),
+        disk,
     })
 }
 
@@ -370,6 +373,8 @@ pub(crate) struct Resolver<'a> {
     digests: BTreeMap<String, [u8; 32]>,
     /// Files of secrets.
     read: Vec<PathBuf>,
+    /// What the machine refused while they were read.
+    disk: Option<DiskFault>,
 }
 
 impl Resolver<'_> {
@@ -439,6 +444,7 @@ impl Resolver<'_> {
             cron: self.cron("", MAIN_TENANT, &o.cron),
             hooks: None,
             hook_components: Vec::new(),
+            node_commands: self.node_commands("gateway.nodes.commands", &o.gateway.nodes.commands),
         };
         let main = self.with_hooks(main, "", &o.hooks);
         let main = self.with_channels(main, "", &o.channels);
@@ -472,6 +478,8 @@ impl Resolver<'_> {
                 cron: self.cron(&path, slug, &t.cron),
                 hooks: None,
                 hook_components: Vec::new(),
+                node_commands: self
+                    .node_commands(&format!("{path}.nodes.commands"), &t.nodes.commands),
             };
             let tenant = self.with_hooks(tenant, &path, &t.hooks);
             let tenant = self.with_channels(tenant, &path, &t.channels);
@@ -823,6 +831,30 @@ impl Resolver<'_> {
             }
         }
         networks
+    }
+
+    fn node_commands(&mut self, path: &str, o: &NodeCommandsOptions) -> NodeCommandSettings {
+        let mut read = |key: &str, names: &[String]| -> BTreeSet<String> {
+            for (i, name) in names.iter().enumerate() {
+                let fits = !name.is_empty()
+                    && name.len() <= 128
+                    && name
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+                if !fits {
+                    self.bad(
+                        &format!("{path}.{key}[{i}]"),
+                        "not the name of a command",
+                        "use a whole name as `gateway nodes describe` shows it, such as camera.snap",
+                    );
+                }
+            }
+            names.iter().cloned().collect()
+        };
+        NodeCommandSettings {
+            allow: read("allow", &o.allow),
+            deny: read("deny", &o.deny),
+        }
     }
 
     fn hosts(&mut self, path: &str, written: &[String]) -> BTreeSet<String> {
@@ -1404,6 +1436,7 @@ impl Resolver<'_> {
         let bytes = match read_bounded(file, MAX_SECRET_BYTES) {
             Ok(bytes) => bytes,
             Err(fault) => {
+                self.disk = self.disk.or(fault.of_the_machine());
                 self.bad(path, format!("{}: {fault}", file.display()), next);
                 return None;
             }
@@ -1537,6 +1570,31 @@ impl fmt::Display for ReadFault {
             Self::TooBig(max) => write!(f, "larger than {max} bytes"),
             Self::NotAFile => f.write_str("not a regular file"),
             Self::Io(e) => write!(f, "cannot be read ({e})"),
+        }
+    }
+}
+
+impl ReadFault {
+    /// What the operating system refused, where that says nothing about this file.
+    pub(crate) fn of_the_machine(&self) -> Option<DiskFault> {
+        match self {
+            Self::Io(e) => Some(DiskFault::of(e)).filter(|fault| fault.is_of_the_machine()),
+            _ => None,
+        }
+    }
+
+    /// As the error of a whole file.
+    pub(crate) fn told(&self, path: PathBuf) -> ConfigError {
+        let disk = match self {
+            Self::Io(e) => Some(DiskFault::of(e)),
+            _ => None,
+        };
+        let next = disk
+            .filter(|fault| fault.is_of_the_machine())
+            .map_or("check the path and its permissions", DiskFault::next);
+        ConfigError {
+            disk,
+            ..ConfigError::plain(Some(path), self.to_string(), next)
         }
     }
 }

@@ -174,6 +174,26 @@ pub enum TailscaleModeOption {
 pub struct NodesOptions {
     /// How they are paired.
     pub pairing: PairingOptions,
+    /// Which commands of nodes may be called at all, for the tenant `main`.
+    pub commands: NodeCommandsOptions,
+}
+
+/// Nodes of one tenant.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TenantNodesOptions {
+    /// Which of their commands may be called at all.
+    pub commands: NodeCommandsOptions,
+}
+
+/// Which commands of nodes may be called, besides that an operator approved them. Each platform has its usual ones; what looks, listens, writes or runs programs has to be named.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeCommandsOptions {
+    /// Commands that may be called although they are not among the usual ones of the node's platform, for example `camera.snap`. `system.run` has to be named too: there are no exec approvals yet.
+    pub allow: Vec<String>,
+    /// Commands that may never be called.
+    pub deny: Vec<String>,
 }
 
 /// Pairing of devices.
@@ -611,6 +631,8 @@ pub struct TenantOptions {
     pub cron: CronOptions,
     /// Its hooks.
     pub hooks: HooksOptions,
+    /// Its nodes.
+    pub nodes: TenantNodesOptions,
 }
 
 /// Where a secret comes from.

@@ -290,6 +290,7 @@ impl Settings {
                 }],
                 next: "the running gateway was left as it is".to_owned(),
                 files: Vec::new(),
+                disk: None,
             });
         }
         if open && !self.gateway.bind.is_loopback() {
@@ -305,6 +306,7 @@ impl Settings {
                 }],
                 next: "the running gateway was left as it is".to_owned(),
                 files: Vec::new(),
+                disk: None,
             });
         }
         Ok(self)

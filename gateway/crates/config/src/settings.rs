@@ -326,6 +326,17 @@ pub struct TenantSettings {
     pub hooks: Option<HooksSettings>,
     /// Plugins that judge what is about to happen, in the order in which they are asked.
     pub hook_components: Vec<HookComponentSettings>,
+    /// Which commands of nodes may be called.
+    pub node_commands: NodeCommandSettings,
+}
+
+/// Which commands of nodes may be called, besides that an operator approved them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeCommandSettings {
+    /// Those that are added to the usual ones of a platform.
+    pub allow: BTreeSet<String>,
+    /// Those that may never be called.
+    pub deny: BTreeSet<String>,
 }
 
 /// How operators of a tenant prove themselves.

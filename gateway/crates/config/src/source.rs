@@ -145,6 +145,7 @@ pub(crate) fn parse(
         .map_or_else(|| file.to_owned(), PathBuf::from);
     let json = reader.file(name, text, "", Some(&schema), 1);
     let included = reader.including.tried();
+    let disk = reader.including.disk();
     let Reader {
         places,
         from_env,
@@ -157,6 +158,7 @@ pub(crate) fn parse(
         problems,
         next: NEXT.to_owned(),
         files: included.clone(),
+        disk,
     };
     if !problems.is_empty() {
         return Err(refuse(problems));

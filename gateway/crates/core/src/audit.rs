@@ -24,7 +24,7 @@ use crate::logs::escape;
 use crate::tenant::Tenant;
 
 /// The methods whose calls are written down.
-const AUDITED: [&str; 20] = [
+const AUDITED: [&str; 25] = [
     "channels.pairing.approve",
     "channels.start",
     "channels.stop",
@@ -42,6 +42,11 @@ const AUDITED: [&str; 20] = [
     "device.pair.setupCode",
     "device.token.revoke",
     "device.token.rotate",
+    "node.invoke",
+    "node.pair.approve",
+    "node.pair.reject",
+    "node.pair.remove",
+    "node.rename",
     "sessions.delete",
     "sessions.reset",
     "set-heartbeats",

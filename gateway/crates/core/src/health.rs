@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use gateway_config::PluginUse;
 use gateway_protocol::event;
 use gateway_protocol::methods::system::{
-    AgentHealth, BootHealth, ConfigReload, HealthSnapshot, PartState, PluginHealth, RecentSession,
-    SessionsHealth, StatusAgentSessions, StatusDefaults, StatusHeartbeat, StatusHeartbeatAgent,
-    StatusResult, StatusRuns, StatusSession, StatusSessions,
+    AgentHealth, BootHealth, ConfigReload, HealthSnapshot, PartState, PluginFault, PluginHealth,
+    RecentSession, SessionsHealth, StatusAgentSessions, StatusDefaults, StatusHeartbeat,
+    StatusHeartbeatAgent, StatusResult, StatusRuns, StatusSession, StatusSessions,
 };
+use gateway_wasm::manifest::World;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -35,7 +37,7 @@ pub struct Health {
     greeting: Mutex<Option<Cached>>,
     status: Mutex<Option<Cached>>,
     channels: Mutex<BTreeMap<String, Value>>,
-    faults: Mutex<Vec<gateway_protocol::methods::system::PluginFault>>,
+    faults: Mutex<Vec<PluginFault>>,
     boot: Mutex<Option<BootHealth>>,
 }
 
@@ -72,7 +74,7 @@ impl Health {
     }
 
     /// Publishes the components that could not be loaded.
-    pub fn set_faults(&self, faults: Vec<gateway_protocol::methods::system::PluginFault>) {
+    pub fn set_faults(&self, faults: Vec<PluginFault>) {
         *self.faults.lock() = faults;
         self.nudge();
     }
@@ -101,6 +103,10 @@ impl Health {
             boot: None,
             held: None,
             safe_mode: None,
+            plugins: PluginHealth {
+                state: None,
+                ..plugins(self, tenant)
+            },
             ..snapshot(self, tenant)
         })
     }
@@ -183,6 +189,63 @@ fn sessions_health(tenant: &Tenant, agent: Option<&str>, now: i64) -> SessionsHe
     }
 }
 
+/// What a plugin of this world can be named for.
+#[must_use]
+pub fn used_as(world: World) -> PluginUse {
+    match world {
+        World::ChannelV0_1 => PluginUse::Channel,
+        World::BootV0_1 => PluginUse::BootScript,
+        World::HookV0_1 => PluginUse::Hook,
+    }
+}
+
+/// What is loaded, what is not, and what this tenant's settings name in vain.
+fn plugins(health: &Health, tenant: &Tenant) -> PluginHealth {
+    let set = &tenant.shared().plugin_set;
+    let mut errors = health.faults.lock().clone();
+    errors.extend(missing_plugins(tenant, &errors));
+    let degraded = errors.iter().any(|fault| fault.activated);
+    PluginHealth {
+        loaded: set.iter().map(|p| p.manifest.id.clone()).collect(),
+        state: Some(match degraded {
+            true => PartState::Degraded,
+            false => PartState::Ok,
+        }),
+        errors,
+    }
+}
+
+/// The plugins that this tenant's settings name and that cannot do what they are named for. What was found and could not be
+/// loaded (`told`) has its own reason already.
+pub(crate) fn missing_plugins(tenant: &Tenant, told: &[PluginFault]) -> Vec<PluginFault> {
+    let shared = tenant.shared();
+    // Channel kinds can be given by the embedding program, too.
+    let kinds = shared.channel_plugins.iter().map(|p| p.manifest());
+    let all = || {
+        shared
+            .plugin_set
+            .iter()
+            .map(|p| &p.manifest)
+            .chain(kinds.clone())
+    };
+    let mut missing = Vec::new();
+    for named in tenant.settings().named_plugins() {
+        let there = all().find(|manifest| manifest.id == named.id);
+        let Some(why) = named.fault(there.map(|manifest| used_as(manifest.world))) else {
+            continue;
+        };
+        if !told.iter().any(|fault| fault.id == named.id) {
+            missing.push(PluginFault {
+                error: format!("{why}: {}", named.next_step()),
+                id: named.id,
+                origin: "config".to_owned(),
+                activated: true,
+            });
+        }
+    }
+    missing
+}
+
 fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
     let now = tenant.now_ms();
     let agents = tenant.agents();
@@ -192,15 +255,7 @@ fn snapshot(health: &Health, tenant: &Tenant) -> HealthSnapshot {
         ok: tenant.db().fault().is_none() && readiness.state == PartState::Ok,
         ts: now,
         readiness: Some(readiness),
-        plugins: PluginHealth {
-            loaded: tenant
-                .shared()
-                .plugin_set
-                .iter()
-                .map(|p| p.manifest.id.clone())
-                .collect(),
-            errors: health.faults.lock().clone(),
-        },
+        plugins: plugins(health, tenant),
         channel_order: channels.keys().cloned().collect(),
         channel_labels: channels.keys().map(|k| (k.clone(), k.clone())).collect(),
         channels,

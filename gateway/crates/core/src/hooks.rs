@@ -25,6 +25,7 @@ use crate::session::{
     AcceptOutcomeInfo, AcceptRun, Origin, RunOutcome, accept_in_tx, kick, request_hash,
 };
 use crate::tenant::Tenant;
+use crate::trace::TraceParent;
 
 /// Prefixes of sessions that belong to the gateway's own parts.
 const RESERVED: [&str; 5] = ["subagent:", "cron:", "acp:", "boot:", "hook:"];
@@ -44,6 +45,8 @@ pub struct HookRequest {
     pub idempotency_key: Option<String>,
     /// Who asks.
     pub peer: IpAddr,
+    /// W3C trace context of who asks, if it sent one.
+    pub traceparent: Option<Box<str>>,
     /// The raw body.
     pub body: Vec<u8>,
 }
@@ -347,6 +350,7 @@ async fn answer(
     run.request_hash = given;
     run.reply_to = reply_to;
     run.timeout_ms = ask.timeout_ms;
+    run.traceparent = (request.traceparent.as_deref()).and_then(TraceParent::parse);
     run.profile.label = ask.name.map(|name| name.chars().take(200).collect());
     run.model = ask.model;
     let accepted = tenant.db().write(move |w| accept_in_tx(w, run)).await;

@@ -771,6 +771,9 @@ impl Host {
     /// Opens a tenant's store and takes up what is unfinished. Failures leave this tenant degraded.
     async fn open_tenant(&self, tenant: &Arc<Tenant>) {
         tenant.health().set_faults(self.opening.faults.clone());
+        for fault in crate::health::missing_plugins(tenant, &self.opening.faults) {
+            tenant.log("ERROR", &fault.error);
+        }
         for (agent, why) in tenant.agents().broken() {
             tenant.log("ERROR", &format!("agent {agent} cannot answer: {why}"));
         }

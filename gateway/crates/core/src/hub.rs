@@ -32,6 +32,8 @@ pub struct WireEvent {
     pub payload: Bytes,
     /// A connection that is behind may leave this event out instead of being closed.
     pub drop_if_slow: bool,
+    /// For one connection alone: it takes no number.
+    pub targeted: bool,
 }
 
 /// What became of an event for one connection.
@@ -461,6 +463,16 @@ impl Hub {
         self.delivered.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Gives one connection an event that is for it alone. `false`: it is gone, or behind.
+    pub fn push_to(&self, conn: &ConnId, event: &Arc<WireEvent>) -> bool {
+        let pushed = self.find(conn).map(|conn| conn.sink.push(event));
+        if pushed == Ok(Pushed::Queued) {
+            self.delivered.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        false
+    }
+
     /// The connections as presence shows them, with the scopes each holds; for tests and diagnostics.
     pub fn for_each(&self, mut f: impl FnMut(&ConnInfo)) {
         for conn in self.table.read().slots.iter().flatten() {
@@ -489,6 +501,21 @@ pub fn encode(
         payload: head.slice(start..(start + payload.len()).min(head.len())),
         head,
         drop_if_slow,
+        targeted: false,
+    }
+}
+
+/// An event for one connection alone; `None` where its payload is no JSON.
+pub(crate) fn targeted<E: Event>(payload: &E::Payload) -> Option<Arc<WireEvent>> {
+    match serde_json::to_vec(payload) {
+        Ok(json) => Some(Arc::new(WireEvent {
+            targeted: true,
+            ..encode(E::NAME, &json, None, E::DROP_IF_SLOW)
+        })),
+        Err(error) => {
+            tracing::error!(event = E::NAME, %error, "event not encoded");
+            None
+        }
     }
 }
 

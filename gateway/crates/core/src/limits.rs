@@ -39,6 +39,51 @@ pub const SETUP_URL_MAX_BYTES: usize = 512;
 /// Characters that are kept of each text in which a device describes itself.
 pub const DEVICE_TEXT_MAX_CHARS: usize = 128;
 
+/// Names of each kind (commands, groups, permissions) that a node may offer; further ones are left out.
+pub const NODE_NAMES_MAX: usize = 256;
+/// Longest name of a command, group or permission of a node, in bytes; a longer one is not offered.
+pub const NODE_NAME_MAX_BYTES: usize = 128;
+/// Bytes of a node's search path that are kept.
+pub const NODE_PATH_MAX_BYTES: usize = 8 * 1024;
+/// Tools or skills that a node may offer.
+pub const NODE_EXTRAS_MAX: usize = 64;
+/// The same in bytes of JSON.
+pub const NODE_EXTRAS_MAX_BYTES: usize = 256 * 1024;
+/// Precision of the time when a node gave a sign of life, as it is kept over restarts, in ms.
+pub const NODE_SEEN_STEP_MS: i64 = 10_000;
+/// Shortest time between two `node.hostStats` events of one node, in ms.
+pub const NODE_STATS_STEP_MS: i64 = 1_000;
+/// Characters of the word in which a node says why it gave a sign of life.
+pub const NODE_REASON_MAX_CHARS: usize = 64;
+/// Time for the answer of a node where the caller names none, in ms.
+pub const NODE_INVOKE_DEFAULT_MS: u64 = 30_000;
+/// Longest time for the answer of a node, in ms.
+pub const NODE_INVOKE_MAX_MS: u64 = 3_600_000;
+/// Bytes of what a command takes (JSON).
+pub const NODE_PARAMS_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of what a command gives (JSON).
+pub const NODE_RESULT_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Calls under way on one node; a further one is refused.
+pub const NODE_INVOKES_PER_NODE_MAX: usize = 32;
+/// Calls under way on all nodes of a tenant.
+pub const NODE_INVOKES_PER_TENANT_MAX: usize = 256;
+/// Callers that wait for the same call.
+pub const NODE_CALLERS_PER_INVOKE_MAX: usize = 8;
+/// Pieces of progress of one call that are passed on.
+pub const NODE_PROGRESS_PIECES_MAX: usize = 4_096;
+/// How long a call that ended is known by its idempotency key, in ms.
+pub const NODE_OUTCOME_KEPT_MS: u64 = 300_000;
+/// Calls that ended and are known, per tenant; the oldest makes room.
+pub const NODE_KEPT_OUTCOMES_MAX: usize = 1_000;
+/// Bytes of the results that are kept of them.
+pub const NODE_KEPT_OUTCOMES_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a result that is kept; of a larger one only that it was given.
+pub const NODE_KEPT_OUTCOME_MAX_BYTES: usize = 256 * 1024;
+/// How long a question or call waits for a node where the caller names no time, in ms.
+pub const NODE_PENDING_TTL_MS: i64 = 86_400_000;
+/// Questions that one `node.pending.drain` gives without a number.
+pub const NODE_DRAIN_DEFAULT_ITEMS: usize = 4;
+
 /// Connections per tenant hub.
 pub const HUB_CONNECTIONS_MAX: usize = 65_536;
 /// `sessions.messages.subscribe` keys per connection.

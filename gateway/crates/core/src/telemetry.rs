@@ -1,4 +1,5 @@
-//! Traces for an OpenTelemetry collector: the stages of each message as spans, sent as OTLP/HTTP JSON in batches.
+//! Traces for an OpenTelemetry collector: the stages of each message as spans, and each other run as one, sent as OTLP/HTTP
+//! JSON in batches.
 //!
 //! Whoever works on a message only puts a step into a bounded queue. One task makes spans of the steps: a stage lasts from
 //! the end of the one before it to its own. What finds no room, or no collector for too long, is dropped and counted.
@@ -38,10 +39,34 @@ pub(crate) struct Step {
     remote: Option<TraceParent>,
 }
 
+/// A run that ended and was no answer to a channel message: a span of its own, below the one that asked for it.
+#[derive(Debug)]
+pub(crate) struct RunSpan {
+    pub(crate) tenant: Box<str>,
+    pub(crate) run_id: Box<str>,
+    /// By which way it was asked for.
+    pub(crate) origin: Box<str>,
+    /// How it ended.
+    pub(crate) state: &'static str,
+    pub(crate) failed: bool,
+    /// Its trace, and its own span.
+    pub(crate) context: TraceParent,
+    /// The span that comes before.
+    pub(crate) parent: Option<TraceParent>,
+    pub(crate) from_ms: i64,
+    pub(crate) to_ms: i64,
+}
+
+#[derive(Debug)]
+enum Told {
+    Step(Step),
+    Run(Box<RunSpan>),
+}
+
 /// The way to the exporter.
 #[derive(Debug)]
 pub struct Telemetry {
-    queue: mpsc::Sender<Step>,
+    queue: mpsc::Sender<Told>,
     numbers: Arc<Numbers>,
 }
 
@@ -133,7 +158,16 @@ impl Telemetry {
             at_ms,
             remote,
         };
-        if self.queue.try_send(step).is_err() {
+        self.tell(Told::Step(step));
+    }
+
+    /// A run ended. Never waits.
+    pub(crate) fn run(&self, span: RunSpan) {
+        self.tell(Told::Run(Box::new(span)));
+    }
+
+    fn tell(&self, told: Told) {
+        if self.queue.try_send(told).is_err() {
             self.numbers.dropped.inc();
         }
     }
@@ -181,7 +215,7 @@ fn nanos(ms: i64) -> String {
 }
 
 impl Exporter {
-    async fn run(mut self, mut steps: mpsc::Receiver<Step>, stop: CancellationToken) {
+    async fn run(mut self, mut steps: mpsc::Receiver<Told>, stop: CancellationToken) {
         let mut every = tokio::time::interval(Duration::from_millis(OTLP_PERIOD_MS));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -189,7 +223,7 @@ impl Exporter {
                 biased;
                 () = stop.cancelled() => break,
                 step = steps.recv() => match step {
-                    Some(step) => self.take(step),
+                    Some(told) => self.hear(told),
                     None => break,
                 },
                 _ = every.tick() => {
@@ -199,8 +233,8 @@ impl Exporter {
             }
         }
         // What the end of the process leaves.
-        while let Ok(step) = steps.try_recv() {
-            self.take(step);
+        while let Ok(told) = steps.try_recv() {
+            self.hear(told);
         }
         self.export().await;
     }
@@ -211,6 +245,32 @@ impl Exporter {
         // All zeros is no id.
         id[7] |= u8::from(id == [0; 8]);
         id
+    }
+
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Step(step) => self.take(step),
+            Told::Run(run) => self.ended(&run),
+        }
+    }
+
+    fn ended(&mut self, run: &RunSpan) {
+        let mut span = json!({
+            "traceId": hex(&run.context.trace), "spanId": hex(&run.context.span), "name": "run", "kind": 1,
+            "startTimeUnixNano": nanos(run.from_ms.min(run.to_ms)), "endTimeUnixNano": nanos(run.to_ms),
+            "attributes": [
+                text("gateway.tenant", &run.tenant), text("gateway.run_id", &run.run_id),
+                text("gateway.origin", &run.origin), text("gateway.run_state", run.state),
+            ],
+        });
+        if let Some(parent) = run.parent {
+            span["parentSpanId"] = hex(&parent.span).into();
+        }
+        if run.failed {
+            // STATUS_CODE_ERROR
+            span["status"] = json!({"code": 2});
+        }
+        self.wait(span);
     }
 
     fn take(&mut self, step: Step) {

@@ -90,6 +90,7 @@ pub struct Tenant {
     channels: OnceLock<Arc<crate::channel::Channels>>,
     cron: Arc<crate::cron::Cron>,
     devices: crate::pair::Devices,
+    nodes: crate::node::NodeRegistry,
     metrics: crate::metrics::Metrics,
     http_permits: Arc<Semaphore>,
     hook_limiter: crate::auth::FailureLimiter,
@@ -140,6 +141,7 @@ impl Tenant {
             channels: OnceLock::new(),
             cron: Arc::default(),
             devices: crate::pair::Devices::default(),
+            nodes: crate::node::NodeRegistry::default(),
             metrics: crate::metrics::Metrics::default(),
             http_permits: crate::channel::http::tenant_permits(),
             refusals: crate::audit::Refusals::default(),
@@ -330,6 +332,12 @@ impl Tenant {
     #[must_use]
     pub fn devices(&self) -> &crate::pair::Devices {
         &self.devices
+    }
+
+    /// Its nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &crate::node::NodeRegistry {
+        &self.nodes
     }
 
     /// Its schedules.

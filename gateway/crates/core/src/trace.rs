@@ -37,6 +37,12 @@ impl TraceParent {
             span: crate::telemetry::root_of(&own),
         }
     }
+
+    /// The context of what is done for a run that is no answer to a channel message: in the caller's trace, if it named one, else
+    /// in one of its own. The same for each attempt. Run ids are chosen by clients, so that two tenants may use the same.
+    pub(crate) fn of_run(tenant: &Tenant, run_id: &str, remote: Option<Self>) -> Self {
+        Self::of_message(&format!("{}/{run_id}", tenant.id().as_str()), remote)
+    }
 }
 
 impl std::fmt::Display for TraceParent {

@@ -107,6 +107,8 @@ error_table! {
     QuotaExceeded, "QUOTA_EXCEEDED", details, Unavailable, 429, -32029, final, "The tenant used up a quota; `quota` names it.";
     Overloaded, "OVERLOADED", details, Unavailable, 503, -32030, retry, "A queue is full; the request was refused before any work.";
     Unavailable, "UNAVAILABLE", bare, Unavailable, 503, -32030, final, "Something that the request needs is not there.";
+    NodeNotConnected, "NOT_CONNECTED", details, Unavailable, 503, -32030, final, "The node is not connected; nothing was sent to it.";
+    NodeFailed, "NODE_FAILED", bare, Unavailable, 502, -32050, final, "The node failed, or did not answer; `nodeError` has its words, `nodeCommandDispatched` says whether it was asked.";
     Starting, "STARTING", details, Unavailable, 503, -32030, retry, "The gateway is starting; `reason` says what it waits for.";
     Draining, "DRAINING", details, Unavailable, 503, -32030, retry, "The gateway is shutting down; `reason` says why.";
     TenantUnavailable, "TENANT_UNAVAILABLE", details, Unavailable, 503, -32030, retry, "The tenant takes no work: its store could not be opened, or `reason` says why.";
@@ -115,6 +117,8 @@ error_table! {
     GuestTrapped, "GUEST_TRAPPED", details, Unavailable, 502, -32050, retry, "A sandboxed component trapped or ran into its limits.";
     DeliveryQueued, "OUTBOUND_DELIVERY_QUEUED", details, Unavailable, 502, -32050, final, "The message is in the outbox; the first attempt to send it failed.";
     StorageFull, "STORAGE_FULL", details, Unavailable, 507, -32060, retry, "The disk or the tenant's file quota is full; nothing was accepted.";
+    StorageFailed, "STORAGE_FAILED", details, Unavailable, 500, -32061, final, "The disk failed under a read or a write; nothing was changed. `reason` and `next` say more.";
+    StorageDenied, "STORAGE_DENIED", details, Unavailable, 500, -32062, final, "The gateway may not write there: `reason` is `read-only` or `permission`, `next` says what to do; nothing was changed.";
     Internal, "INTERNAL", details, Unavailable, 500, -32603, final, "A fault of the gateway; `errorId` is in its log.";
     ProtocolMismatch, "PROTOCOL_MISMATCH", details, InvalidRequest, 400, -32600, final, "No protocol version in common.";
     OriginNotAllowed, "CONTROL_UI_ORIGIN_NOT_ALLOWED", details, InvalidRequest, 403, -32001, final, "A browser page of this origin may not connect.";

@@ -12,6 +12,10 @@ use crate::methods::devices::{
     DevicePairChangedPayload, DevicePairResolvedPayload, DeviceRequestView,
 };
 use crate::methods::heartbeat::HeartbeatPayload;
+use crate::methods::nodes::{
+    NodeChangedPayload, NodeHostStatsPayload, NodeInvokeCancelPayload, NodeInvokeProgressPayload,
+    NodeInvokeRequestPayload, NodePairResolvedPayload, NodeRequestView,
+};
 use crate::methods::sessions::SessionRow;
 use crate::methods::system::{HealthSnapshot, PresenceEntry};
 use crate::scope::{Scope, ScopeSet};
@@ -114,6 +118,20 @@ events! {
     Health = "health", Audience::Any, skip, HealthSnapshot;
     /// A heartbeat ran or was skipped.
     Heartbeat = "heartbeat", Audience::Scope(Scope::Read), keep, HeartbeatPayload;
+    /// A node told the numbers of its machine.
+    NodeHostStats = "node.hostStats", Audience::Scope(Scope::Read), skip, NodeHostStatsPayload;
+    /// To a node: nobody waits for the answer of a call any more.
+    NodeInvokeCancel = "node.invoke.cancel", Audience::Targeted, keep, NodeInvokeCancelPayload;
+    /// To the caller who asked for it: a piece of what a command says while it runs.
+    NodeInvokeProgress = "node.invoke.progress", Audience::Targeted, skip, NodeInvokeProgressPayload;
+    /// To a node: run a command.
+    NodeInvokeRequest = "node.invoke.request", Audience::Targeted, keep, NodeInvokeRequestPayload;
+    /// A node offers commands that nobody approved yet.
+    NodePairRequested = "node.pair.requested", Audience::Scope(Scope::Pairing), keep, NodeRequestView;
+    /// What a node offers was decided; to the node itself too.
+    NodePairResolved = "node.pair.resolved", Audience::Scope(Scope::Pairing), keep, NodePairResolvedPayload;
+    /// A node told anew what it could run for others.
+    NodeRunnerInventoryChanged = "node.runnerInventory.changed", Audience::Scope(Scope::Read), skip, NodeChangedPayload;
     /// Who is connected.
     Presence = "presence", Audience::Scope(Scope::Read), skip, PresencePayload;
     /// A row was added to a session's history.

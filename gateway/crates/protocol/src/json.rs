@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
@@ -304,6 +306,54 @@ impl<'de: 'a, 'a> Deserialize<'de> for BorrowedKey<'a> {
         }
         d.deserialize_str(V).map(BorrowedKey)
     }
+}
+
+/// For `deserialize_with` of a field that is an object: a derived struct alone would also read an array, by position.
+///
+/// # Errors
+/// Those of the struct, and that it is no object.
+pub fn by_name<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    struct ByName<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ByName<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    from.deserialize_map(ByName(PhantomData))
+}
+
+/// As [`by_name`], for a field that may be `null` or, with `default`, not there.
+///
+/// # Errors
+/// Those of [`by_name`].
+pub fn by_name_if_any<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct IfAny<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for IfAny<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object or null")
+        }
+
+        fn visit_none<E>(self) -> Result<Option<T>, E> {
+            Ok(None)
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Option<T>, D::Error> {
+            by_name(from).map(Some)
+        }
+    }
+    from.deserialize_option(IfAny(PhantomData))
 }
 
 /// Appends a string as JSON, with quotes and escapes.

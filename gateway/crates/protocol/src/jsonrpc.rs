@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{DetailCode, RpcError};
 use crate::json::{self, BorrowedKey};
-use crate::limits::{MAX_BATCH_ITEMS, MAX_REQUEST_ID_BYTES};
+use crate::limits::{MAX_BATCH_ITEMS, MAX_REQUEST_ID_BYTES, MAX_TRACEPARENT_BYTES};
 
 /// What a text holds.
 #[derive(Debug)]
@@ -203,6 +203,92 @@ pub fn by_name<'a>(
         }
         other => Ok(other),
     }
+}
+
+/// What a call says of itself beside its parameters: the member `_meta` of `params`, as the Model Context Protocol has it. Members
+/// that are not known are no concern of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Meta {
+    /// W3C trace context, at most [`MAX_TRACEPARENT_BYTES`].
+    #[serde(default)]
+    pub traceparent: Option<String>,
+}
+
+/// The members of an object as they came.
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Pairs<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(BorrowedKey(key)) = map.next_key()? {
+                    pairs.push((key, map.next_value()?));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        d.deserialize_map(V)
+    }
+}
+
+/// Takes `_meta` out of parameters; what is left is what the method published.
+///
+/// # Errors
+/// `INVALID_PARAMS` for a `_meta` that is given twice or has not its shape.
+pub fn split_meta<'a>(
+    method: &str,
+    params: Option<&'a RawValue>,
+) -> Result<(Option<Cow<'a, RawValue>>, Meta), RpcError> {
+    const KEY: &str = "_meta";
+    let whole = |raw: &'a RawValue| Ok((Some(Cow::Borrowed(raw)), Meta::default()));
+    let Some(raw) = params else {
+        return Ok((None, Meta::default()));
+    };
+    if !raw.get().contains("\"_meta\"") {
+        return whole(raw);
+    }
+    // What cannot be read is refused by the method's own check, in its words.
+    let Ok(Pairs(pairs)) = serde_json::from_str::<Pairs<'a>>(raw.get()) else {
+        return whole(raw);
+    };
+    let bad = |why: &str| RpcError::invalid_params(method, why);
+    let mut metas = pairs.iter().filter(|(key, _)| key == KEY);
+    let meta: Meta = match (metas.next(), metas.next()) {
+        (None, _) => return whole(raw),
+        (Some(_), Some(_)) => return Err(bad("at /_meta: is given twice")),
+        (Some((_, value)), None) if value.get().starts_with('{') => {
+            serde_json::from_str(value.get())
+                .map_err(|_| bad("at /_meta/traceparent: must be string"))?
+        }
+        _ => return Err(bad("at /_meta: must be object")),
+    };
+    if (meta.traceparent.as_ref()).is_some_and(|t| t.len() > MAX_TRACEPARENT_BYTES) {
+        return Err(bad(&format!(
+            "at /_meta/traceparent: must not have more than {MAX_TRACEPARENT_BYTES} bytes"
+        )));
+    }
+    let mut out = Vec::with_capacity(raw.get().len());
+    for (key, value) in pairs.iter().filter(|(key, _)| key != KEY) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        json::push_string(&mut out, key);
+        out.push(b':');
+        out.extend_from_slice(value.get().as_bytes());
+    }
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    let rest = String::from_utf8(out)
+        .ok()
+        .and_then(|text| RawValue::from_string(text).ok())
+        .ok_or_else(|| bad("must be object"))?;
+    Ok((Some(Cow::Owned(rest)), meta))
 }
 
 /// The answer to a text that is not JSON.

@@ -47,7 +47,8 @@ pub fn document() -> Value {
         "info": {
             "title": "gateway",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Methods of the gateway, over JSON-RPC 2.0 at /rpc (WebSocket and POST) and over v4 frames at /.",
+            "description": "Methods of the gateway, over JSON-RPC 2.0 at /rpc (WebSocket and POST) and over v4 frames at /. \
+                params of a JSON-RPC call may have the member _meta beside the parameters: {traceparent?: string}.",
         },
         "methods": methods,
         "components": { "schemas": schemas, "errors": errors },
@@ -177,7 +178,9 @@ pub fn docs_markdown() -> String {
          * **JSON-RPC 2.0** on `/rpc`, over WebSocket and over POST, with a bearer token and no handshake. Parameters are given by name; \
          names that nobody published are refused. After `rpc.subscribe`, events come as notifications whose method is the event's name \
          and whose params are its payload. `agent` answers once, when the run is over; that it was accepted is the notification \
-         `{accepted}`. POST gives final results only. A batch has at most {batch} entries.\n\n",
+         `{accepted}`. POST gives final results only. A batch has at most {batch} entries. \
+         Beside its parameters a call may have the member `_meta` in `params`, as in the Model Context Protocol: `_meta.traceparent` \
+         (W3C Trace Context) is the trace that the call belongs to, other members are ignored.\n\n",
         version = crate::PROTOCOL_VERSION,
         accepted = crate::jsonrpc::AGENT_ACCEPTED,
         batch = limits::MAX_BATCH_ITEMS,
@@ -277,7 +280,10 @@ const DIFFERENCES: &str = "\n## Differences on purpose\n\n\
 * `connect.challenge` has no `capabilities`: clients leave out what is not announced.\n\
 * A parameter that nobody published is ignored on v4 frames; OpenClaw refuses it for most methods.\n\
 * With TLS, `hello-ok.snapshot.health` has `tls` with the fingerprint of the certificate and of the next one: pinned clients learn of a rotation in time.\n\
-* `device` of `connect` is read, and proves nothing until device identity is built: a blank nonce is not an error of its own.\n\
+* A node that this tenant does not have is `NOT_FOUND`, as every object of somebody else; OpenClaw says `PAIRING_CHANGED`. A node whose connection ends in the middle of a call: `NODE_DISCONNECTED` in `nodeError`.\n\
+* `node.invoke` of `system.run` is refused unless `gateway.nodes.commands.allow` names it: there are no exec approvals yet. `system.run`, `system.execApprovals.*` and `desktop.stream` need `operator.admin`.\n\
+* A node that offers nothing asks for nothing; `silent` of requests is always false. A repeated sign of life within 10 s is answered `updated` and not `persisted`.\n\
+* `node.runnerInventory.update` is taken at any time: nothing runs on nodes but their commands.\n\
 * A slow consumer is closed at 4 MiB instead of 50 MB of waiting events (1008, `slow consumer (last seq N)`, N being the last event that it was sent). \
 Events are not sent twice: the client fetches `sessions.list` and `chat.history` when it comes again, and they are complete.\n\
 * Sockets whose credential was changed are closed with 4001 `gateway auth changed`.\n";

@@ -260,6 +260,7 @@ mod tests {
             .map(str::to_owned)
             .into(),
             proxies: Vec::new(),
+            identity: BTreeMap::new(),
         }
     }
 

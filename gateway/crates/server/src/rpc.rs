@@ -59,14 +59,21 @@ pub(crate) fn overloaded(item: &Item<'_>) -> Started {
 }
 
 /// Starts one entry of a text. A notification never gets an answer, whatever happens to it.
-pub(crate) fn start(app: &App, cx: Cx, item: &Item<'_>) -> Started {
+pub(crate) fn start(app: &App, mut cx: Cx, item: &Item<'_>) -> Started {
     let (id, method, params) = match item {
         Item::Call { id, method, params } => (Some(id.get()), method, *params),
         Item::Notification { method, params } => (None, method, *params),
         Item::Invalid(answer) => return Started::Done(answer.clone()),
     };
-    let dispatched = match jsonrpc::by_name(method, params) {
-        Ok(params) => dispatch(&app.host, cx, method, params, true),
+    let named = jsonrpc::by_name(method, params);
+    let dispatched = match named.and_then(|params| jsonrpc::split_meta(method, params)) {
+        Ok((params, meta)) => {
+            // What a call says of itself counts before what the request around it says.
+            if let Some(traceparent) = meta.traceparent {
+                cx.traceparent = Some(traceparent.into());
+            }
+            dispatch(&app.host, cx, method, params.as_deref(), true)
+        }
         Err(error) => Dispatched::Ready(Err(error)),
     };
     match (dispatched, id) {

@@ -28,6 +28,8 @@ pub const MAX_KEPT_WAL_BYTES: i64 = 16 * 1024 * 1024;
 pub const QUICK_CHECK_MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// Milliseconds that a statement waits for a lock. Only this process opens the files, so this is a last resort.
 pub const BUSY_TIMEOUT_MS: u64 = 5_000;
+/// How long a start waits for the state directory of a process that has ended and whose files the system still closes, in ms.
+pub const DYING_HOLDER_WAIT_MS: u64 = 2_000;
 /// Rows of one page of any list.
 pub const MAX_PAGE_ROWS: i64 = 1_000;
 /// Outbox rows of one account that may be queued.
@@ -104,3 +106,9 @@ pub const MAX_DEVICE_REQUESTS_PER_ADDRESS: i64 = 10;
 pub const MAX_SETUP_CODES_PER_TENANT: i64 = 100;
 /// Milliseconds for which a setup code is kept after its end, so that its maker can ask who used it.
 pub const SETUP_CODE_KEPT_MS: i64 = 3_600_000;
+/// Questions and calls that wait for the nodes of one tenant.
+pub const MAX_NODE_PENDING_PER_TENANT: i64 = 1_000;
+/// The same for one node.
+pub const MAX_NODE_PENDING_PER_NODE: i64 = 64;
+/// Bytes of what one waiting call takes along.
+pub const MAX_NODE_PENDING_BYTES: usize = 64 * 1024;

@@ -12,20 +12,65 @@ pub(crate) const HOST_APPLICATION_ID: i64 = 0x6777_686f;
 /// SQLite before this version can lose committed data (WAL reset race).
 const MIN_SQLITE: i32 = 3_051_003;
 
-const TENANT: &[M<'static>] = &[
-    M::up(include_str!("../migrations/0001_tenant.sql")),
-    M::up(include_str!("../migrations/0002_cron.sql")),
-    M::up(include_str!("../migrations/0003_tenant.sql")),
-    M::up(include_str!("../migrations/0004_tenant_audit.sql")),
-    M::up(include_str!("../migrations/0005_responses.sql")),
-    M::up(include_str!("../migrations/0014_devices.sql")),
-    M::up(include_str!("../migrations/0015_setup_codes.sql")),
-];
-const HOST: &[M<'static>] = &[
-    M::up(include_str!("../migrations/0001_host.sql")),
-    M::up(include_str!("../migrations/0003_host.sql")),
-    M::up(include_str!("../migrations/0005_host_api_keys.sql")),
-];
+macro_rules! tenant {
+    ($($more:expr)?) => {
+        &[
+            M::up(include_str!("../migrations/0001_tenant.sql")),
+            M::up(include_str!("../migrations/0002_cron.sql")),
+            M::up(include_str!("../migrations/0003_tenant.sql")),
+            M::up(include_str!("../migrations/0004_tenant_audit.sql")),
+            M::up(include_str!("../migrations/0005_responses.sql")),
+            M::up(include_str!("../migrations/0014_devices.sql")),
+            M::up(include_str!("../migrations/0015_setup_codes.sql")),
+            M::up(include_str!("../migrations/0016_runs.sql")),
+            M::up(include_str!("../migrations/0017_nodes.sql")),
+            $($more)?
+        ]
+    };
+}
+macro_rules! host {
+    ($($more:expr)?) => {
+        &[
+            M::up(include_str!("../migrations/0001_host.sql")),
+            M::up(include_str!("../migrations/0003_host.sql")),
+            M::up(include_str!("../migrations/0005_host_api_keys.sql")),
+            $($more)?
+        ]
+    };
+}
+const TENANT: &[M<'static>] = tenant!();
+const HOST: &[M<'static>] = host!();
+
+/// The schemas of a version after this one, which only test builds know and only where their environment says so: what
+/// an upgrade over a change of schema does can be shown with one program.
+#[cfg(feature = "test-schema")]
+mod next {
+    use super::M;
+
+    const MORE: &str = "CREATE TABLE of_the_next_version (id INTEGER PRIMARY KEY) STRICT;";
+    pub(super) const TENANT: &[M<'static>] = tenant!(M::up(MORE));
+    pub(super) const HOST: &[M<'static>] = host!(M::up(MORE));
+
+    pub(super) fn is_this() -> bool {
+        std::env::var_os("GATEWAY_TEST_SCHEMA").is_some_and(|which| which == "next")
+    }
+}
+
+fn tenant_set() -> &'static [M<'static>] {
+    #[cfg(feature = "test-schema")]
+    if next::is_this() {
+        return next::TENANT;
+    }
+    TENANT
+}
+
+fn host_set() -> &'static [M<'static>] {
+    #[cfg(feature = "test-schema")]
+    if next::is_this() {
+        return next::HOST;
+    }
+    HOST
+}
 
 /// The schemas that this build writes. A file of a newer one is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +83,13 @@ pub struct SchemaVersions {
 
 impl SchemaVersions {
     /// Those of this build.
-    pub const OURS: Self = Self {
-        host: HOST.len(),
-        tenant: TENANT.len(),
-    };
+    #[must_use]
+    pub fn ours() -> Self {
+        Self {
+            host: host_set().len(),
+            tenant: tenant_set().len(),
+        }
+    }
 }
 
 /// Which set of migrations a file takes.
@@ -54,8 +102,8 @@ pub(crate) enum Schema {
 impl Schema {
     fn set(self) -> (&'static [M<'static>], i64, &'static str) {
         match self {
-            Self::Tenant => (TENANT, TENANT_APPLICATION_ID, "tenant"),
-            Self::Host => (HOST, HOST_APPLICATION_ID, "host"),
+            Self::Tenant => (tenant_set(), TENANT_APPLICATION_ID, "tenant"),
+            Self::Host => (host_set(), HOST_APPLICATION_ID, "host"),
         }
     }
 }

@@ -232,6 +232,12 @@ pub struct RunRow {
     pub reply_to_json: Option<String>,
     /// Hash of the request; the same run id with another hash is a conflict.
     pub request_hash: String,
+    /// Longest time that it may take from its first start, in ms.
+    pub timeout_ms: Option<i64>,
+    /// When that time is over (Unix epoch ms); set by its first start and kept by later attempts.
+    pub deadline_at: Option<i64>,
+    /// W3C trace context that it is part of.
+    pub traceparent: Option<String>,
 }
 
 /// What `insert_run` writes.
@@ -253,6 +259,10 @@ pub struct NewRun {
     pub request_hash: String,
     /// Whether it is worked on at once: then it is made in state `running`.
     pub started: bool,
+    /// See [`RunRow::timeout_ms`].
+    pub timeout_ms: Option<i64>,
+    /// See [`RunRow::traceparent`].
+    pub traceparent: Option<String>,
 }
 
 /// Answer of `insert_run`.
@@ -673,6 +683,72 @@ pub struct SetupCodeRow {
     pub device_id: Option<String>,
     /// The name that the device gives itself.
     pub device_name: Option<String>,
+}
+
+/// What was approved of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRow {
+    /// The device that it is.
+    pub id: String,
+    /// What may be called, in the words of `core` (JSON).
+    pub surface_json: String,
+    /// When something was approved first, Unix epoch ms.
+    pub created_at: i64,
+    /// When something was approved last, Unix epoch ms.
+    pub approved_at: i64,
+}
+
+/// What a node offers and nobody approved yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRequestRow {
+    /// Its id.
+    pub id: String,
+    /// The device that asks.
+    pub node_id: String,
+    /// What it offers, in the words of `core` (JSON).
+    pub surface_json: String,
+    /// Its version, in its own words.
+    pub version: String,
+    /// When it asked, Unix epoch ms.
+    pub created_at: i64,
+}
+
+/// When a node was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSeenRow {
+    /// The device that it is.
+    pub id: String,
+    /// Its version, in its own words.
+    pub version: String,
+    /// When it connected last, Unix epoch ms.
+    pub connected_at: i64,
+    /// When it gave a sign of life last, Unix epoch ms.
+    pub seen_at: i64,
+    /// Which, in the words of `core`.
+    pub seen_reason: String,
+    /// The numbers of its machine (JSON).
+    pub stats_json: Option<String>,
+}
+
+/// Something that waits for a node: a question, or a call of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePendingRow {
+    /// Its id.
+    pub id: String,
+    /// The node.
+    pub node_id: String,
+    /// What is asked, in the words of `core`.
+    pub kind: String,
+    /// Goes before the others.
+    pub high: bool,
+    /// The command of a call; `None` for a question.
+    pub command: Option<String>,
+    /// What the command takes (JSON).
+    pub params: Option<String>,
+    /// When it was left, Unix epoch ms.
+    pub created_at: i64,
+    /// When it is worth nothing any more, Unix epoch ms.
+    pub expires_at: i64,
 }
 
 /// One run of a boot script.

@@ -1,10 +1,12 @@
 //! The state directory: private, on a local disk, held by one process.
 
+use crate::limits::DYING_HOLDER_WAIT_MS;
 use crate::{Result, StoreError, TenantRow};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// File systems whose locks or fsync can't be relied on over the network.
 const NETWORK_FS: &[&str] = &[
@@ -36,7 +38,8 @@ pub struct StateDir {
 
 impl StateDir {
     /// Makes the directory (0700) if it is not there, refuses a network file system, and takes the exclusive lock
-    /// (`state.lock`). The error names the process that holds it.
+    /// (`state.lock`). The error names the process that holds it. One that is just ending is waited for, at most
+    /// [`DYING_HOLDER_WAIT_MS`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         crate::migrate::assert_sqlite_version()?;
         let path = path.as_ref();
@@ -47,29 +50,7 @@ impl StateDir {
         refuse_network_fs(&path)?;
         let lock_path = path.join("state.lock");
         let mut lock = private_file(&lock_path)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = lock.read_to_string(&mut holder);
-                let pid = holder.lines().next().unwrap_or("").trim();
-                let who = if pid.is_empty() {
-                    "another process".to_owned()
-                } else {
-                    format!("process {pid}")
-                };
-                let stop = if pid.is_empty() {
-                    "stop it".to_owned()
-                } else {
-                    format!("stop it (kill {pid})")
-                };
-                return Err(StoreError::Locked(format!(
-                    "the state directory {} is in use by {who}: {stop}, talk to it with `gateway call`, or choose another --state-dir",
-                    path.display()
-                )));
-            }
-            Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &lock_path, &e)),
-        }
+        take_lock(&mut lock, &path, &lock_path)?;
         let pid = format!("{}\n", std::process::id());
         lock.set_len(0)
             .and_then(|()| lock.rewind())
@@ -164,6 +145,49 @@ pub(crate) fn private_dir(path: &Path) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The exclusive lock. A process that was killed holds it until its last thread is gone, and one that only asks who holds it
+/// ([`StateDir::holder`]) has it for a moment: neither is in the way of a start.
+fn take_lock(lock: &mut File, path: &Path, lock_path: &Path) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", lock_path, &e)),
+        }
+        let mut holder = String::new();
+        let _ = lock.rewind();
+        let _ = lock.read_to_string(&mut holder);
+        let pid = holder.lines().next().unwrap_or("").trim();
+        if !is_alive(pid) && begun.elapsed() < Duration::from_millis(DYING_HOLDER_WAIT_MS) {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        let (who, stop) = if pid.is_empty() {
+            ("another process".to_owned(), "stop it".to_owned())
+        } else {
+            (format!("process {pid}"), format!("stop it (kill {pid})"))
+        };
+        return Err(StoreError::Locked(format!(
+            "the state directory {} is in use by {who}: {stop}, talk to it with `gateway call`, or choose another --state-dir",
+            path.display()
+        )));
+    }
+}
+
+/// Whether a process runs, as far as the system tells: one that has ended and was not waited for does not.
+fn is_alive(pid: &str) -> bool {
+    if pid.parse::<u32>().is_err() {
+        return false;
+    }
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+    let state = stat.as_deref().ok().and_then(|line| {
+        // The name before it may hold brackets and blanks.
+        line.rsplit_once(')')?.1.trim_start().chars().next()
+    });
+    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Opens (and makes) a file that only its owner can read, whatever the umask is; narrows one that is there.

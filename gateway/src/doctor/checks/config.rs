@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use gateway_config::TlsSource;
+use gateway_core::health::used_as;
 use gateway_server::tls::{CertificatePair, PairFiles};
+use gateway_wasm::manifest::World;
 use gateway_wasm::{Bundled, Pins, candidates};
 
 use crate::doctor::{Finding, Place};
@@ -118,8 +120,8 @@ pub fn certificate(place: &Place) -> Vec<Finding> {
     }
 }
 
-/// `plugins`: their directory is there, each can be read, fits its pin, and every configured channel has one. Those that the
-/// program carries count as well.
+/// `plugins`: their directory is there, each can be read, fits its pin, and everything that the configuration names (accounts of
+/// channels, boot scripts, hook components) is one that can do it. Those that the program carries count as well.
 pub fn plugins(place: &Place) -> Vec<Finding> {
     const ID: &str = "plugins";
     let Ok(settings) = &place.settings else {
@@ -130,11 +132,18 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
         false => Vec::new(),
     };
     let dir = settings.plugins_dir.as_deref();
+    let named = || settings.tenants.values().flat_map(|t| t.named_plugins());
     if dir.is_none() && bundled.is_empty() {
-        return vec![Finding::ok(
-            ID,
-            "no directory of plugins is configured (plugins.dir, --wasm-dir)",
-        )];
+        let none = "no directory of plugins is configured (plugins.dir, --wasm-dir)";
+        // A running gateway may have been given one, and says itself what it misses.
+        return vec![match named().next().filter(|_| place.answer.is_none()) {
+            None => Finding::ok(ID, none),
+            Some(named) => Finding::warning(
+                ID,
+                format!("{none}, and {} names the plugin {}", named.path, named.id),
+                "set plugins.dir; where the gateway is started with --wasm-dir, ask again while it runs",
+            ),
+        }];
     }
     if let Some(dir) = dir.filter(|d| !d.is_dir()) {
         return vec![Finding::error(
@@ -147,29 +156,23 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
         digests: settings.plugin_pins.clone(),
         only: settings.plugins_pinned_only,
     };
-    let (mut found, ids) = judge_packages(dir, &bundled, &pins);
+    let (mut found, there) = judge_packages(dir, &bundled, &pins);
     let place = match dir {
         Some(dir) => format!("in {}", dir.display()),
         None => "bundled with this program".to_owned(),
     };
-    for kind in settings
-        .tenants
-        .values()
-        .flat_map(|t| &t.channels)
-        .map(|c| c.kind.as_str())
-        .collect::<std::collections::BTreeSet<_>>()
-    {
-        if !ids.iter().any(|id| id == kind) {
+    for named in named() {
+        let world = there.iter().find(|(id, _)| *id == named.id);
+        if let Some(why) = named.fault(world.map(|(_, world)| used_as(*world))) {
             found.push(Finding::error(
                 ID,
-                format!(
-                    "channels.{kind} is configured, and no plugin {kind} is {place}"
-                ),
-                "put the plugin into the directory of plugins (plugins.dir), or take the channel out of gateway.json5",
+                format!("{why} (looked {place})"),
+                named.next_step(),
             ));
         }
     }
-    for id in pins.digests.keys().filter(|id| !ids.contains(id)) {
+    let known = |id: &str| there.iter().any(|(there, _)| there == id);
+    for id in pins.digests.keys().filter(|id| !known(id)) {
         found.push(Finding::warning(
             ID,
             format!("plugins.pins names {id}, which is not {place}"),
@@ -177,6 +180,7 @@ pub fn plugins(place: &Place) -> Vec<Finding> {
         ));
     }
     if found.is_empty() {
+        let ids: Vec<&str> = there.iter().map(|(id, _)| id.as_str()).collect();
         found.push(Finding::ok(ID, ids.join(", ")));
     }
     found
@@ -186,7 +190,7 @@ fn judge_packages(
     dir: Option<&Path>,
     bundled: &[Bundled],
     pins: &Pins,
-) -> (Vec<Finding>, Vec<String>) {
+) -> (Vec<Finding>, Vec<(String, World)>) {
     let mut found = Vec::new();
     let mut ids = Vec::new();
     let there = match candidates(dir, bundled) {
@@ -219,7 +223,7 @@ fn judge_packages(
                         "compare with `gateway plugin list`; put the pinned plugin back if this one is not yours",
                     ));
                 }
-                ids.push(package.manifest.id);
+                ids.push((package.manifest.id, package.manifest.world));
             }
         }
     }

@@ -123,15 +123,17 @@ pub fn gateway(place: &Place) -> Vec<Finding> {
         Some(Ok(health)) => {
             let faults = health["plugins"]["errors"].as_array();
             for fault in faults.into_iter().flatten() {
-                found.push(Finding::error(
-                    ID,
-                    format!(
-                        "plugin {} was not loaded: {}",
-                        fault["id"].as_str().unwrap_or("?"),
-                        fault["error"].as_str().unwrap_or("?")
+                let said = |key: &str| fault[key].as_str().unwrap_or("?");
+                // What only the configuration names has its next step in its own words.
+                let own = said("error").rsplit_once(": ");
+                found.push(match (said("origin"), own) {
+                    ("config", Some((what, next))) => Finding::error(ID, what, next),
+                    _ => Finding::error(
+                        ID,
+                        format!("plugin {} was not loaded: {}", said("id"), said("error")),
+                        "mend the plugin and restart the gateway",
                     ),
-                    "mend the plugin and restart the gateway",
-                ));
+                });
             }
             let config = health["config"]["state"].as_str().unwrap_or("active");
             if config != "active" {

@@ -3,6 +3,7 @@
 
 mod clients;
 mod faults;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,6 +2,7 @@
 //! gateway runs ([`apply`], [`write`]).
 
 mod apply;
+mod own_part;
 mod watch;
 mod write;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use sha2::Sha256;
 
 pub use self::apply::Reloaded;
+pub use self::own_part::OWN_KEYS;
 pub use self::write::{ConfigWrite, Written};
 use crate::host::Host;
 
@@ -200,8 +202,7 @@ impl ConfigView {
             hash: if main {
                 (!settings.hash.is_empty()).then(|| wire_hash(key, &settings.hash))
             } else {
-                let part = settings.written.part(&["tenants", &tenant.slug]);
-                Some(wire_hash(key, &format!("{} {part}", tenant.slug)))
+                Some(part_hash(key, settings, &tenant.slug))
             },
             revision: 1,
             // A warning begins with the path of its key; those of another tenant name its accounts.
@@ -243,6 +244,12 @@ fn wire_hash(key: &[u8; 32], text: &str) -> String {
         }
     }
     out
+}
+
+/// The same for the part of one tenant.
+fn part_hash(key: &[u8; 32], settings: &Settings, slug: &str) -> String {
+    let part = settings.written.part(&["tenants", slug]);
+    wire_hash(key, &format!("{slug} {part}"))
 }
 
 /// The configuration of a host as its tenants reach it.

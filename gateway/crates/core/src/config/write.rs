@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use gateway_config::{ConfigError, ConfigFile, KeyEdit, Settings, Snapshot, parse_value};
+use gateway_config::{
+    ConfigError, ConfigFile, DiskFault, KeyEdit, Settings, Snapshot, parse_value,
+};
 use gateway_protocol::error::{DetailCode, RpcError};
 use serde_json::Value;
 
-use super::{ConfigFault, Reloaded, wire_hash};
+use super::{ConfigFault, Reloaded, own_part, part_hash, wire_hash};
 use crate::host::Host;
 
 /// What a client wants the file to be.
@@ -16,6 +18,25 @@ pub enum ConfigWrite {
     Whole(String),
     /// A JSON merge patch, and the lists that it may replace.
     Patch(String, Vec<String>),
+    /// A JSON merge patch of the part of one tenant, by its own admin.
+    Part {
+        /// The tenant.
+        slug: String,
+        /// The patch, as the tenant sees its configuration.
+        raw: String,
+        /// The lists that it may replace, by the same paths.
+        replace: Vec<String>,
+    },
+}
+
+impl ConfigWrite {
+    /// What a client is told of a configuration that was not taken.
+    fn told(&self, fault: &ConfigFault) -> RpcError {
+        match self {
+            Self::Part { slug, .. } => own_part::told_fault(slug, fault),
+            _ => invalid_fault(fault),
+        }
+    }
 }
 
 /// What a write did.
@@ -27,6 +48,18 @@ pub struct Written {
     pub changed: Vec<String>,
     /// Paths of those that wait for the next start.
     pub restart: Vec<String>,
+}
+
+impl Written {
+    /// Only what is of this tenant, by the paths of its own view.
+    pub(crate) fn as_seen_by(&mut self, slug: &str) {
+        for paths in [&mut self.changed, &mut self.restart] {
+            *paths = paths
+                .iter()
+                .filter_map(|path| own_part::own_path(slug, path))
+                .collect();
+        }
+    }
 }
 
 const NO_BASE: &str = "config base hash required; re-run config.get and retry";
@@ -63,7 +96,7 @@ impl Host {
         let configuration = &self.shared().configuration;
         let (key, running) = (configuration.key, self.settings());
         let composed = {
-            let (file, running) = (file.clone(), running.clone());
+            let (file, running, write) = (file.clone(), running.clone(), write.clone());
             tokio::task::spawn_blocking(move || compose(&file, &key, &running, &write, base))
                 .await
                 .map_err(|_| RpcError::internal("config"))??
@@ -71,7 +104,7 @@ impl Host {
         let prepared = self
             .prepare(composed.settings)
             .await
-            .map_err(|fault| invalid_fault(&fault))?;
+            .map_err(|fault| write.told(&fault))?;
         let (base, text) = (composed.base, composed.text);
         let replaced = tokio::task::spawn_blocking(move || file.replace(&base, &text))
             .await
@@ -81,9 +114,9 @@ impl Host {
             Ok(false) => return Err(RpcError::invalid(OLD_BASE)),
             Err(error) => {
                 tracing::error!(%error, "the configuration could not be written");
-                return Err(RpcError::new(
-                    DetailCode::StorageFull,
-                    "the configuration file could not be written; nothing was changed",
+                return Err(disk_fault(
+                    "written",
+                    error.disk.unwrap_or(DiskFault::Other),
                 ));
             }
         }
@@ -108,8 +141,9 @@ impl Host {
                 ..Written::default()
             }),
             Err(fault) => {
-                self.refuse(fault.clone());
-                Err(invalid_fault(&fault))
+                let told = write.told(&fault);
+                self.refuse(fault);
+                Err(told)
             }
         }
     }
@@ -124,6 +158,10 @@ fn compose(
 ) -> Result<Composed, RpcError> {
     let snapshot = file.read().map_err(|e| invalid(&e))?;
     let written = file.check(&snapshot.text);
+    if let ConfigWrite::Part { slug, raw, replace } = write {
+        let part = (slug.as_str(), raw.as_str(), replace.as_slice());
+        return compose_part(file, key, running, snapshot, written, part, base);
+    }
     if !snapshot.text.is_empty() {
         let base = base.ok_or_else(|| RpcError::invalid(NO_BASE))?;
         let is = |settings: &Settings| wire_hash(key, &settings.hash) == base;
@@ -131,7 +169,7 @@ fn compose(
             (Ok(settings), _) if is(settings) => {}
             // A broken file can be replaced as a whole by who knows what runs.
             (Err(_), ConfigWrite::Whole(_)) if is(running) => {}
-            (Err(error), ConfigWrite::Patch(..)) if is(running) => return Err(invalid(error)),
+            (Err(error), _) if is(running) => return Err(invalid(error)),
             _ => return Err(RpcError::invalid(OLD_BASE)),
         }
     }
@@ -140,17 +178,13 @@ fn compose(
             .restored(&snapshot, running, raw)
             .map_err(|e| invalid(&e))?,
         ConfigWrite::Patch(raw, replace) => {
-            let patch = parse_value(raw).map_err(|(line, column, why)| {
-                RpcError::invalid(format!("invalid config patch: {line}:{column}: {why}"))
-            })?;
-            if !patch.is_object() {
-                return Err(RpcError::invalid("config.patch raw must be an object"));
-            }
             let edits: Vec<KeyEdit> = file
-                .patch_edits(&snapshot, running, &patch, replace)
+                .patch_edits(&snapshot, running, &patch_of(raw)?, replace)
                 .map_err(|e| invalid(&e))?;
             file.edited(&snapshot, &edits).map_err(|e| invalid(&e))?
         }
+        // Composed above.
+        ConfigWrite::Part { .. } => return Err(RpcError::internal("config")),
     };
     local_only(&snapshot.text, &text)?;
     let settings = file.check(&text).map_err(|e| invalid(&e))?;
@@ -161,13 +195,74 @@ fn compose(
     })
 }
 
+fn patch_of(raw: &str) -> Result<Value, RpcError> {
+    let patch = parse_value(raw).map_err(|(line, column, why)| {
+        RpcError::invalid(format!("invalid config patch: {line}:{column}: {why}"))
+    })?;
+    if !patch.is_object() {
+        return Err(RpcError::invalid("config.patch raw must be an object"));
+    }
+    Ok(patch)
+}
+
+/// The same for the part of one tenant: its own base, its own keys, and nothing beside them is changed or told.
+fn compose_part(
+    file: &ConfigFile,
+    key: &[u8; 32],
+    running: &Settings,
+    snapshot: Snapshot,
+    written: Result<Settings, ConfigError>,
+    (slug, raw, replace): (&str, &str, &[String]),
+    base: Option<String>,
+) -> Result<Composed, RpcError> {
+    let own = |error: &ConfigError| {
+        // What the machine refuses is the same for everybody.
+        if error.disk.is_some() {
+            return invalid(error);
+        }
+        let issues = error.problems.iter();
+        let issues = issues.map(|p| (p.path.clone(), p.message.clone(), p.help.clone()));
+        own_part::told(slug, issues.collect())
+    };
+    let tenant = (running.tenants.get(slug))
+        .ok_or_else(|| RpcError::unavailable("the configuration has no part for this tenant"))?;
+    let patch = own_part::as_file_patch(tenant, patch_of(raw)?)?;
+    let base = base.ok_or_else(|| RpcError::invalid(NO_BASE))?;
+    let written = written.map_err(|error| match error.disk {
+        Some(_) => invalid(&error),
+        None => RpcError::unavailable(
+            "the configuration file has a fault and takes no edits: ask the operator of this gateway",
+        ),
+    })?;
+    if part_hash(key, &written, slug) != base {
+        return Err(RpcError::invalid(OLD_BASE));
+    }
+    let replace: Vec<String> = replace
+        .iter()
+        .map(|path| format!("{}{path}", own_part::prefix(slug)))
+        .collect();
+    let edits = file
+        .patch_edits(&snapshot, running, &patch, &replace)
+        .map_err(|e| own(&e))?;
+    let text = file.edited(&snapshot, &edits).map_err(|e| own(&e))?;
+    if !own_part::only_own_differs(slug, &plain(&snapshot.text), &plain(&text)) {
+        return Err(RpcError::internal("config"));
+    }
+    let settings = file.check(&text).map_err(|e| own(&e))?;
+    Ok(Composed {
+        base: snapshot,
+        text,
+        settings,
+    })
+}
+
+fn plain(text: &str) -> Value {
+    parse_value(text.strip_prefix('\u{feff}').unwrap_or(text)).unwrap_or(Value::Null)
+}
+
 /// Refuses what would let a client of the wire name programs or code of this machine.
 fn local_only(before: &str, after: &str) -> Result<(), RpcError> {
-    let read = |text: &str| {
-        let plain = text.strip_prefix('\u{feff}').unwrap_or(text);
-        parse_value(plain).unwrap_or(Value::Null)
-    };
-    let (before, after) = (read(before), read(after));
+    let (before, after) = (plain(before), plain(after));
     let refuse = |path: &str| {
         RpcError::new(
             DetailCode::CapabilityDenied,
@@ -207,7 +302,28 @@ fn find<'v>(value: &'v Value, out: &mut Vec<&'v Value>) {
     }
 }
 
+/// What the operating system refused, by its cause and with the next step; where the files are stays in the log.
+fn disk_fault(what: &str, fault: DiskFault) -> RpcError {
+    let code = match fault {
+        DiskFault::Full => DetailCode::StorageFull,
+        DiskFault::Descriptors => DetailCode::Overloaded,
+        DiskFault::ReadOnly | DiskFault::Denied => DetailCode::StorageDenied,
+        DiskFault::Failed | DiskFault::Other => DetailCode::StorageFailed,
+    };
+    let (why, next) = (fault.why(), fault.next());
+    RpcError::new(
+        code,
+        format!("the configuration could not be {what}: {why}; nothing was changed: {next}"),
+    )
+    .with("reason", fault.reason())
+    .with("next", next)
+}
+
 fn invalid(error: &ConfigError) -> RpcError {
+    if let Some(fault) = error.disk {
+        tracing::error!(%error, "the configuration could not be read");
+        return disk_fault("read", fault);
+    }
     let issues: Vec<Value> = error
         .problems
         .iter()

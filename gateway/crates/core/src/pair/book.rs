@@ -9,9 +9,11 @@ use gateway_protocol::device::plain;
 use gateway_protocol::methods::connect::PairingReason;
 use gateway_protocol::scope::{Scope, ScopeSet};
 use gateway_store::{
-    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, SetupCodeRow, StoreError, Write,
+    CredentialHash, DeviceRequestRow, DeviceRow, DeviceTokenRow, NodeRequestRow, NodeRow,
+    SetupCodeRow, StoreError, Write,
 };
 
+use super::record::Records;
 use super::token::role_of;
 use crate::cx::Role;
 use crate::limits::DEVICE_TEXT_MAX_CHARS;
@@ -154,10 +156,17 @@ impl Claim {
     }
 
     fn same_machine(&self, row: &DeviceRow) -> bool {
-        let family = |text: &Option<String>| plain(text.as_deref().unwrap_or_default());
-        plain(&self.platform) == plain(&row.platform)
-            && family(&self.device_family) == family(&row.device_family)
+        same_machine(
+            (&self.platform, self.device_family.as_deref()),
+            (&row.platform, row.device_family.as_deref()),
+        )
     }
+}
+
+/// Platform and device family.
+fn same_machine(a: (&str, Option<&str>), b: (&str, Option<&str>)) -> bool {
+    let family = |text: Option<&str>| plain(text.unwrap_or_default());
+    plain(a.0) == plain(b.0) && family(a.1) == family(b.1)
 }
 
 /// What may be approved without a person.
@@ -199,6 +208,14 @@ pub enum Change {
     Code(SetupCodeRow),
     /// A setup code that is used.
     CodeUsed(SetupCodeRow),
+    /// What was approved of a node.
+    Node(NodeRow),
+    /// What was approved of a node, what it offers and what waits for it is forgotten.
+    ForgetNode(String),
+    /// What a node offers; an older request of it goes.
+    NodeRequest(NodeRequestRow),
+    /// A request of a node that was decided.
+    NodeDecided(String),
 }
 
 impl Change {
@@ -212,6 +229,10 @@ impl Change {
             Self::Decided(id) => w.remove_device_request(id).map(drop),
             Self::Code(row) => w.add_setup_code(row, now_ms),
             Self::CodeUsed(row) => w.use_setup_code(row),
+            Self::Node(row) => w.put_node(row),
+            Self::ForgetNode(id) => w.remove_node(id),
+            Self::NodeRequest(row) => w.put_node_request(row),
+            Self::NodeDecided(id) => w.remove_node_request(id).map(drop),
         }
     }
 }
@@ -254,6 +275,8 @@ pub struct Book {
     devices: BTreeMap<String, Arc<Device>>,
     requests: BTreeMap<String, DeviceRequestRow>,
     codes: BTreeMap<String, SetupCodeRow>,
+    /// What was approved of nodes and what they ask for.
+    pub(super) records: Records,
 }
 
 impl Book {
@@ -264,12 +287,16 @@ impl Book {
         tokens: Vec<DeviceTokenRow>,
         requests: Vec<DeviceRequestRow>,
         codes: Vec<SetupCodeRow>,
+        nodes: Vec<NodeRow>,
+        node_requests: Vec<NodeRequestRow>,
     ) -> Self {
         let mut book = Self::default();
         let changes = (devices.into_iter().map(Change::Device))
             .chain(tokens.into_iter().map(Change::Token))
             .chain(requests.into_iter().map(Change::Request))
-            .chain(codes.into_iter().map(Change::Code));
+            .chain(codes.into_iter().map(Change::Code))
+            .chain(nodes.into_iter().map(Change::Node))
+            .chain(node_requests.into_iter().map(Change::NodeRequest));
         for change in changes {
             book.apply(&change, i64::MIN);
         }
@@ -299,6 +326,7 @@ impl Book {
             Change::Forget(id) => {
                 self.devices.remove(id);
                 self.requests.retain(|_, q| q.device_id != *id);
+                self.records.forget(id);
             }
             Change::Request(row) => {
                 self.requests
@@ -316,6 +344,10 @@ impl Book {
             Change::CodeUsed(row) => {
                 self.codes.insert(row.id.clone(), row.clone());
             }
+            Change::Node(row) => self.records.put(row),
+            Change::ForgetNode(id) => self.records.forget(id),
+            Change::NodeRequest(row) => self.records.ask(row),
+            Change::NodeDecided(id) => self.records.decided(id),
         }
     }
 
@@ -581,11 +613,16 @@ impl Book {
     /// [`Refusal`]
     pub fn revoke(&self, device_id: &str, role: Role, now_ms: i64) -> Result<Vec<Change>, Refusal> {
         let token = self.live(device_id, role)?;
-        Ok(vec![Change::Token(DeviceTokenRow {
+        let mut changes = vec![Change::Token(DeviceTokenRow {
             revoked_at: Some(now_ms),
             last_used_at: self.last_used(device_id, role),
             ..token.clone()
-        })])
+        })];
+        if role == Role::Node {
+            // Its commands do not come back with another approval of the device.
+            changes.push(Change::ForgetNode(device_id.to_owned()));
+        }
+        Ok(changes)
     }
 
     /// What the token will have: what was asked for, and what the device has.
@@ -616,7 +653,17 @@ impl Book {
             last_seen_at: known.and_then(|d| d.last_seen_ms()),
         };
         let before = known.and_then(|d| d.tokens.get(asked.role.as_str()));
+        let moved = known.is_some_and(|d| {
+            !same_machine(
+                (&row.platform, row.device_family.as_deref()),
+                (&d.row.platform, d.row.device_family.as_deref()),
+            )
+        });
         let mut changes = vec![Change::Device(row)];
+        if moved {
+            // Commands were approved of another kind of machine.
+            changes.push(Change::ForgetNode(asked.device_id.to_owned()));
+        }
         // A token whose rights change is another token: who got hold of the old one has nothing of it.
         if before.is_none_or(|t| t.revoked_at.is_some() || t.scopes != scopes) {
             changes.push(Change::Token(DeviceTokenRow {

@@ -4,6 +4,7 @@
 pub mod book;
 pub(crate) mod picture;
 pub mod proof;
+pub mod record;
 pub mod setup;
 pub mod token;
 pub(crate) mod upgrade;
@@ -103,6 +104,11 @@ impl std::fmt::Debug for Devices {
 }
 
 impl Devices {
+    /// Held from a decision that writes to the publication of what was written.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
     /// What is known now; `None` before it was read.
     #[must_use]
     pub fn book(&self) -> Option<Arc<Book>> {
@@ -123,22 +129,26 @@ pub(crate) async fn load(tenant: &Tenant) -> Result<Arc<Book>, StoreError> {
 }
 
 /// As [`load`], with the turn held.
-async fn loaded(tenant: &Tenant) -> Result<Arc<Book>, StoreError> {
+pub(crate) async fn loaded(tenant: &Tenant) -> Result<Arc<Book>, StoreError> {
     if let Some(book) = tenant.devices().book() {
         return Ok(book);
     }
     let now = tenant.now_ms();
-    let book = tenant
+    let (book, seen) = tenant
         .db()
         .read(move |r| {
-            Ok(Book::of(
+            let book = Book::of(
                 r.devices()?,
                 r.device_tokens()?,
                 r.device_requests(now)?,
                 r.setup_codes()?,
-            ))
+                r.nodes()?,
+                r.node_requests()?,
+            );
+            Ok((book, r.nodes_seen()?))
         })
         .await?;
+    tenant.nodes().loaded(seen);
     let book = Arc::new(book);
     tenant
         .shared()
@@ -166,7 +176,7 @@ pub(crate) fn forget(tenant: &Tenant) {
 
 /// Writes the changes in one transaction, with the entry of the audit log, and then shows them. Gives the book from then on
 /// and whether a token ended. The turn is held.
-async fn commit(
+pub(crate) async fn commit(
     tenant: &Tenant,
     book: &Book,
     changes: Vec<Change>,
@@ -429,7 +439,7 @@ pub(crate) struct Operator {
 
 /// One change: decided and written in the tenant's turn, then told. It is a task of its own, because what was written has to be
 /// shown, whether the caller still waits or not. With `gently` a device that gets another token has a moment to read it.
-async fn change<T: Send + 'static>(
+pub(crate) async fn change<T: Send + 'static>(
     tenant: &Arc<Tenant>,
     by: &Operator,
     object: serde_json::Value,

@@ -83,7 +83,15 @@ pub(super) async fn patch(cx: Cx, p: ConfigPatchParams) -> Result<ConfigWriteRes
             "replacePaths names more than {REPLACE_PATHS_MAX} lists"
         )));
     }
-    let write = ConfigWrite::Patch(p.raw.as_str().to_owned(), replace);
+    let raw = p.raw.as_str().to_owned();
+    let write = match cx.tenant.slug() {
+        MAIN_TENANT => ConfigWrite::Patch(raw, replace),
+        slug => ConfigWrite::Part {
+            slug: slug.to_owned(),
+            raw,
+            replace,
+        },
+    };
     written(cx, write, base).await
 }
 
@@ -99,11 +107,12 @@ async fn written(
             "guests and agents do not write the configuration",
         ));
     }
-    // The file holds the operator's settings and every tenant's; only its owner writes it.
-    if cx.tenant.slug() != MAIN_TENANT {
+    let own = matches!(write, ConfigWrite::Part { .. });
+    // The file holds the operator's settings and every tenant's; only its owner writes it as a whole.
+    if cx.tenant.slug() != MAIN_TENANT && !own {
         return Err(RpcError::new(
             DetailCode::CapabilityDenied,
-            "the configuration file belongs to the operator of this gateway: ask them",
+            "the configuration file belongs to the operator of this gateway: change your part of it with config.patch, or ask them",
         ));
     }
     let configuration = || &cx.tenant.shared().configuration;
@@ -112,18 +121,21 @@ async fn written(
         .ok_or_else(|| RpcError::unavailable("the gateway is stopping"))?;
     // What is begun is finished, also when the caller has gone away or the deadline has passed.
     let work = tokio::spawn(async move { host.write_config(write, base).await });
-    let done = work.await.map_err(|_| RpcError::internal("config"))??;
+    let mut done = work.await.map_err(|_| RpcError::internal("config"))??;
+    if own {
+        done.as_seen_by(cx.tenant.slug());
+    }
     cx.audit.about(serde_json::json!({
         "revision": done.revision, "changed": crate::audit::first(&done.changed),
     }));
     let view = configuration()
-        .view(MAIN_TENANT)
+        .view(cx.tenant.slug())
         .ok_or_else(|| RpcError::unavailable("no configuration"))?;
     Ok(ConfigWriteResult {
         ok: true,
         path: CONFIG_FILE_LABEL.to_owned(),
         hash: view.hash.unwrap_or_default(),
-        revision: done.revision,
+        revision: if own { view.revision } else { done.revision },
         config: view.shown,
         changed_paths: done.changed,
         restart_needed: done.restart,

@@ -23,7 +23,7 @@ use crate::cx::{Cx, Role};
 use crate::pair::{self, Failed, Operator, book::Refusal};
 use crate::tenant::Tenant;
 
-fn by(cx: &Cx) -> Operator {
+pub(super) fn by(cx: &Cx) -> Operator {
     Operator {
         ceiling: cx.caller.scopes,
         device: cx.caller.device.clone(),
@@ -32,7 +32,7 @@ fn by(cx: &Cx) -> Operator {
 }
 
 /// What a device gets outlives the key of whoever gave it.
-fn no_api_key(cx: &Cx) -> Result<(), RpcError> {
+pub(super) fn no_api_key(cx: &Cx) -> Result<(), RpcError> {
     if cx.caller.key.is_some() {
         return Err(RpcError::new(
             DetailCode::CapabilityDenied,

@@ -10,6 +10,8 @@ pub mod config;
 mod device_scopes;
 mod devices;
 pub mod error;
+mod node_host;
+mod nodes;
 mod sessions;
 mod system;
 mod tools;
@@ -67,6 +69,24 @@ pub fn registry() -> Result<Registry, RegistryError> {
         .on::<m::devices::DeviceTokenRevoke>(devices::revoke)
         .on::<m::devices::DeviceScopesRequestUpgrade>(device_scopes::request)
         .on::<m::devices::DeviceScopesWaitUpgrade>(device_scopes::wait)
+        .on::<m::nodes::NodeList>(nodes::list)
+        .on::<m::nodes::NodeDescribe>(nodes::describe)
+        .on::<m::nodes::NodeRename>(nodes::rename)
+        .on::<m::nodes::NodePairList>(nodes::pair_list)
+        .on::<m::nodes::NodePairApprove>(nodes::approve)
+        .on::<m::nodes::NodePairReject>(nodes::reject)
+        .on::<m::nodes::NodePairRemove>(nodes::remove)
+        .on::<m::nodes::NodeInvoke>(nodes::invoke)
+        .on::<m::nodes::NodePendingEnqueue>(nodes::pending_enqueue)
+        .on::<m::node_host::NodeInvokeResultGive>(node_host::result)
+        .on::<m::node_host::NodeInvokeProgress>(node_host::progress)
+        .on::<m::node_host::NodeEvent>(node_host::event)
+        .on::<m::node_host::NodePendingPull>(node_host::pending_pull)
+        .on::<m::node_host::NodePendingAck>(node_host::pending_ack)
+        .on::<m::node_host::NodePendingDrain>(node_host::pending_drain)
+        .on::<m::node_host::NodePluginToolsUpdate>(node_host::plugin_tools)
+        .on::<m::node_host::NodeSkillsUpdate>(node_host::skills)
+        .on::<m::node_host::NodeRunnerInventoryUpdate>(node_host::runner_inventory)
         .on::<m::config::ConfigSet>(config::set)
         .on::<m::config::ConfigPatch>(config::patch)
         .on::<m::config::ConfigApply>(config::apply)

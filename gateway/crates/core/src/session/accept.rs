@@ -86,9 +86,9 @@ pub struct AcceptRun {
     pub profile: SessionProfile,
     /// Model that the session has from this run on; `None` leaves it as it is.
     pub model: Option<String>,
-    /// Longest time for the run in ms, if the caller set one.
+    /// Longest time for the run from its first start in ms, if the caller set one. It holds across a crash.
     pub timeout_ms: Option<u64>,
-    /// The trace that the run is part of; the model server is told. Not kept across a start.
+    /// The trace that the run is part of; the model server is told.
     pub traceparent: Option<TraceParent>,
     /// Refuse unless this is the session's present id.
     pub expected_session_id: Option<String>,
@@ -343,6 +343,10 @@ fn accept_rows(
                 .map_err(|e| StoreError::Io(format!("reply target: {e}")))?,
             request_hash: a.request_hash.clone(),
             started: a.starts_now,
+            timeout_ms: a
+                .timeout_ms
+                .map(|ms| i64::try_from(ms).unwrap_or(i64::MAX / 2)),
+            traceparent: a.traceparent.map(|context| context.to_string()),
         },
         a.now_ms,
     )?;

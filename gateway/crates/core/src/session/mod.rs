@@ -142,7 +142,11 @@ pub(crate) struct RunCell {
     pub(crate) seq: AtomicU64,
     /// Text so far.
     pub(crate) partial: Mutex<String>,
+    /// By which way it was asked for.
+    pub(crate) origin: String,
     pub(crate) timeout_ms: Option<u64>,
+    /// When its time is over (Unix epoch ms), if it was begun before.
+    pub(crate) deadline_at: Option<i64>,
     pub(crate) traceparent: Option<crate::trace::TraceParent>,
     /// What the commit that accepted the run left of its session, if the run was to begin at once.
     pub(crate) begun: Mutex<Option<Box<Begun>>>,
@@ -182,6 +186,20 @@ pub(crate) struct Begun {
 }
 
 impl RunCell {
+    /// It answers a channel message, whose stages are the trace.
+    fn is_of_a_message(&self) -> bool {
+        let trace = self.reply_to.as_ref().and_then(|to| to.trace.as_deref());
+        trace.is_some_and(|trace| trace != "-")
+    }
+
+    /// The time that is left to it; `None` without a limit.
+    fn time_left_ms(&self, now: i64) -> Option<u64> {
+        match self.deadline_at {
+            Some(at) => Some(u64::try_from(at.saturating_sub(now)).unwrap_or(0)),
+            None => self.timeout_ms,
+        }
+    }
+
     pub(crate) fn stop(&self, reason: AbortReason) {
         self.abort.lock().get_or_insert(reason);
         self.cancel.cancel();

@@ -15,7 +15,7 @@ use gateway_store::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{AcceptOutcome, AcceptOutcomeInfo, Accepted, content_json};
+use super::accept::{AcceptOutcome, AcceptOutcomeInfo, Accepted, Origin, content_json};
 use super::events::{RunEvents, to_chat_message};
 use super::tail::Kept;
 use super::{AbortReason, Begun, Ending, RunCell, RunOutcome};
@@ -27,8 +27,9 @@ use crate::delivery::{ReplyTarget, split};
 use crate::limits::{
     REPLY_REVISION_INTERVAL_MS, RUN_ATTEMPTS_MAX, RUN_HISTORY_MESSAGES, RUN_TEXT_MAX_BYTES,
 };
+use crate::telemetry::RunSpan;
 use crate::tenant::Tenant;
-use crate::trace::{Stage, stage};
+use crate::trace::{Stage, TraceParent, stage};
 
 /// Tries of the transaction that ends a run, when the store is full or busy, before those who wait are told that it is not
 /// recorded; the pauses double from 100 ms.
@@ -90,6 +91,8 @@ pub fn kick_with(
         input_message_id: new.run.input_message_id,
         reply_to,
         accepted_at: new.run.created_at,
+        origin: new.run.origin,
+        deadline_at: new.run.deadline_at,
         created_session: new.created_session,
         cancel: CancellationToken::new(),
         abort: Mutex::new(None),
@@ -140,8 +143,10 @@ fn cell_of_row(row: &RunRow, session_id: String) -> Arc<RunCell> {
         started_at: AtomicI64::new(0),
         seq: AtomicU64::new(0),
         partial: Mutex::default(),
-        timeout_ms: None,
-        traceparent: None,
+        origin: row.origin.clone(),
+        timeout_ms: row.timeout_ms.and_then(|ms| u64::try_from(ms).ok()),
+        deadline_at: row.deadline_at,
+        traceparent: row.traceparent.as_deref().and_then(TraceParent::parse),
     })
 }
 
@@ -389,6 +394,14 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         conclude(tenant, cell, Some(&events), aborted(reason)).await;
         return;
     }
+    let time_left_ms = cell.time_left_ms(tenant.now_ms());
+    if time_left_ms == Some(0) {
+        // Its time passed before it came to its turn: the process that began it is dead, or all places were taken.
+        cell.stop(AbortReason::Timeout);
+        let ended = aborted(AbortReason::Timeout);
+        conclude(tenant, cell, Some(&events), ended).await;
+        return;
+    }
     if !cell.marked_running.swap(true, Ordering::AcqRel) {
         // Taken along by the next commit; nobody waits for it. It only counts attempts after a crash.
         let run_id = cell.run_id.clone();
@@ -440,7 +453,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         system_prompt: agent.system_prompt.clone(),
         history: loaded.history,
         tools: crate::policy::tools_of(tenant, &agent.tools),
-        traceparent: cell.traceparent,
+        traceparent: told(tenant, cell),
         model,
         limits,
     };
@@ -448,8 +461,8 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
     let running = backend.run(turn, &sink, cell.cancel.clone());
     let result = {
         let limited = async {
-            match cell.timeout_ms {
-                Some(ms) if ms > 0 => {
+            match time_left_ms {
+                Some(ms) => {
                     tokio::pin!(running);
                     tokio::select! {
                         biased;
@@ -460,7 +473,7 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
                         }
                     }
                 }
-                _ => running.await,
+                None => running.await,
             }
         };
         let revisions = sink.revise_loop();
@@ -479,6 +492,34 @@ async fn execute(tenant: &Arc<Tenant>, cell: &Arc<RunCell>) {
         .model
         .get_or_insert_with(|| agent.backend.model().to_owned());
     conclude(tenant, cell, Some(&events), ended).await;
+}
+
+/// The context that the model server is told: the run's own span where there is one, else what the caller sent.
+fn told(tenant: &Tenant, cell: &RunCell) -> Option<TraceParent> {
+    let exported = tenant.shared().telemetry.is_some();
+    if cell.is_of_a_message() || !exported && cell.origin != Origin::Cron.as_str() {
+        return cell.traceparent;
+    }
+    Some(TraceParent::of_run(tenant, &cell.run_id, cell.traceparent))
+}
+
+/// The span of a run that has no message whose stages would tell of it.
+fn trace_end(tenant: &Tenant, cell: &RunCell, outcome: &RunOutcome) {
+    if let Some(telemetry) = &tenant.shared().telemetry
+        && !cell.is_of_a_message()
+    {
+        telemetry.run(RunSpan {
+            tenant: tenant.slug().into(),
+            run_id: cell.run_id.as_str().into(),
+            origin: cell.origin.as_str().into(),
+            state: outcome.state.as_str(),
+            failed: outcome.state == RunState::Error,
+            context: TraceParent::of_run(tenant, &cell.run_id, cell.traceparent),
+            parent: cell.traceparent,
+            from_ms: cell.accepted_at,
+            to_ms: outcome.ended_at,
+        });
+    }
 }
 
 fn aborted(reason: AbortReason) -> Ended {
@@ -553,6 +594,7 @@ async fn conclude(
     let began = cell.started_at.load(Ordering::Acquire);
     let took_ms = u64::try_from(outcome.ended_at.saturating_sub(began)).unwrap_or(0);
     tenant.metrics().run_ended(ended.state, took_ms);
+    trace_end(tenant, cell, &outcome);
     let own = RunEvents::new(tenant.clone(), cell);
     let events = events.unwrap_or(&own);
     match recorded {

@@ -407,10 +407,12 @@ async fn a_restricted_caller_has_just_its_methods() {
     let caller = Arc::new(Caller::internal("boot", ScopeSet::ALL, Some(only)));
     for spec in methods() {
         let got = call(&host, &t, &caller, spec.name, json!({})).await;
-        let denied = got
-            .as_ref()
-            .err()
-            .is_some_and(|e| e.detail == DetailCode::CapabilityDenied);
+        // What is for nodes alone is refused for that reason first.
+        let refusal = match spec.access {
+            Access::Node => DetailCode::WrongRole,
+            _ => DetailCode::CapabilityDenied,
+        };
+        let denied = got.as_ref().err().is_some_and(|e| e.detail == refusal);
         assert_eq!(denied, spec.name != "health", "{}: {got:?}", spec.name);
     }
 }
@@ -420,6 +422,8 @@ struct Ids {
     key: String,
     session_id: String,
     run: String,
+    node: String,
+    node_request: String,
 }
 
 fn params_with(spec: &MethodSpec, ids: &Ids, idem: &str) -> Value {
@@ -435,7 +439,12 @@ fn params_with(spec: &MethodSpec, ids: &Ids, idem: &str) -> Value {
                 ids.session_id.clone().into()
             }
             "runId" => ids.run.clone().into(),
+            "requestId" if spec.name.starts_with("node.") => ids.node_request.clone().into(),
             "requestId" => "ABCD1234".into(),
+            "nodeId" => ids.node.clone().into(),
+            "command" => "system.notify".into(),
+            "displayName" => "taken".into(),
+            "type" => "status.request".into(),
             "message" | "to" => "hello".into(),
             "idempotencyKey" => idem.into(),
             "channel" => "webhook".into(),
@@ -456,7 +465,9 @@ fn shape(answer: &Result<Value, gateway_protocol::RpcError>, ids: &Ids) -> Strin
     let text = text
         .replace(&ids.key, "KEY")
         .replace(&ids.session_id, "SESSION")
-        .replace(&ids.run, "RUN");
+        .replace(&ids.run, "RUN")
+        .replace(&ids.node, "NODE")
+        .replace(&ids.node_request, "REQUEST");
     // Minted UUIDs and times differ between any two calls.
     let mut out = String::new();
     for token in text.split_inclusive(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
@@ -504,12 +515,22 @@ async fn foreign_ids_are_like_random_ids() {
     )
     .await
     .unwrap();
+    // A node with an approval, and one that waits for it.
+    let node = super::nodes::approved(&host, &a, 7, &["system.notify"]).await;
+    let paired = super::nodes::paired(&host, &a, 8, "linux").await;
+    let waiting = super::nodes::attach(&host, &a, &paired, &["system.notify"]);
+    super::nodes::quiet().await;
+    let waits = super::nodes::described(&host, &a, &waiting.id).await;
     let foreign = Ids {
+        node: node.id.clone(),
+        node_request: waits["pendingRequestId"].as_str().unwrap().into(),
         key: "agent:main:lab-aaaaaaaaaaaa".into(),
         session_id: made["session"]["sessionId"].as_str().unwrap().into(),
         run: "11111111-1111-4111-8111-111111111111".into(),
     };
     let random = Ids {
+        node: format!("{:064x}", 99),
+        node_request: "99999999-9999-4999-8999-999999999998".into(),
         key: "agent:main:lab-zzzzzzzzzzzz".into(),
         session_id: "99999999-9999-4999-8999-999999999999".into(),
         run: "22222222-2222-4222-8222-222222222222".into(),
@@ -570,6 +591,7 @@ async fn foreign_ids_are_like_random_ids() {
         }
     }
     assert_eq!(everything(&host, &a).await, before, "nothing of A changed");
+    assert!(node.events.named("node.invoke.request").is_empty());
     for line in b.logs().tail(None, 5000, 1_000_000).lines {
         assert!(!line.contains(canary));
     }
@@ -588,5 +610,8 @@ async fn everything(host: &gateway_core::Host, t: &Arc<gateway_core::Tenant>) ->
     )
     .await
     .unwrap();
-    format!("{} {history}", list["sessions"])
+    let nodes = call(host, t, &admin(), "node.list", json!({}))
+        .await
+        .unwrap();
+    format!("{} {history} {}", list["sessions"], nodes["nodes"])
 }

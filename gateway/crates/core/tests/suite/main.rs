@@ -9,6 +9,7 @@ mod events;
 mod flow;
 mod full_disk;
 mod intake;
+mod nodes;
 mod observe;
 mod pairing;
 mod proxied;

@@ -540,6 +540,167 @@ async fn clients_write_by_base_hash_and_comments_stay() {
     host.shutdown(Duration::from_secs(5)).await;
 }
 
+/// A tenant's admin changes its own part of the file by its own base, and sees and moves nothing of anybody else's: not by the patch, not
+/// by the answer, not by an error, not by an event.
+///
+/// Covers: Z1, MT16.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_admin_edits_its_own_part_and_nothing_else() {
+    let dir = scratch();
+    let canary = "canary-prompt-of-beta";
+    let both = format!(
+        "{} beta: {{ auth: {{ token: \"{BETA_TOKEN}\" }}, agents: {{ entries: {{ main: {{}}, secretive: {{ systemPrompt: \"{canary}\" }} }} }} }},",
+        acme(
+            "/* of acme */ agents: { entries: { main: { systemPrompt: \"old\" } } }, session: { dmScope: \"per-peer\" },"
+        )
+    );
+    let first = text(MAIN_TOKEN, "/* of main */", &both);
+    let host = start_on(dir.path(), &first).await;
+    let file = dir.path().join("gateway.json5");
+    let main = host.main_tenant().unwrap();
+    let (acme, beta) = (host.tenant("acme").unwrap(), host.tenant("beta").unwrap());
+    let readers = [&main, &acme, &beta]
+        .map(|t| connect(&host, t, Role::Operator, ScopeSet::of(Scope::Read), &[]));
+    let told = || {
+        readers
+            .each_ref()
+            .map(|r| r.events.named("config.changed").len())
+    };
+    let get = async |t: &Arc<gateway_core::Tenant>| {
+        call(&host, t, &admin(), "config.get", json!({}))
+            .await
+            .unwrap()
+    };
+    // Writes are limited for each address.
+    let from = std::cell::Cell::new(0_u8);
+    let patch = async |raw: Value, base: &Value| {
+        from.set(from.get() + 1);
+        let mut caller = Caller::internal("test", ScopeSet::ALL, None);
+        caller.surface = Surface::V4;
+        caller.ip = Some([127, 0, 2, from.get()].into());
+        let params = json!({"raw": raw.to_string(), "baseHash": base});
+        call(&host, &acme, &Arc::new(caller), "config.patch", params).await
+    };
+    let (of_main, of_acme, of_beta) = (get(&main).await, get(&acme).await, get(&beta).await);
+
+    // What it may write, and a key that it takes out.
+    let raw = json!({
+        "agents": {"entries": {"main": {"systemPrompt": "new", "tools": ["current_time"], "heartbeat": {"every": "2h"}}}},
+        "session": {"dmScope": null, "queueMode": "interrupt"},
+    });
+    let done = patch(raw, &of_acme["hash"]).await.unwrap();
+    assert_eq!(done["config"]["session"]["queueMode"], "interrupt");
+    let changed = done["changedPaths"].as_array().unwrap();
+    for path in [
+        "agents.entries.main.systemPrompt",
+        "session.dmScope",
+        "session.queueMode",
+    ] {
+        assert!(changed.contains(&json!(path)), "{changed:?}");
+    }
+    let after = get(&acme).await;
+    let sign = |of: &Value| (of["hash"].clone(), of["revision"].clone());
+    assert_eq!(sign(&done), sign(&after));
+    assert_ne!(done["hash"], of_acme["hash"]);
+    let written = std::fs::read_to_string(&file).unwrap();
+    for kept in ["/* of main */", "/* of acme */", canary, "\"new\""] {
+        assert!(written.contains(kept), "{written}");
+    }
+    // The owner of the file and its own readers are told; the other tenant has what it had, by every sign.
+    settle(&acme).await;
+    assert_eq!(told(), [1, 1, 0]);
+    assert_eq!(get(&beta).await, of_beta);
+    assert_ne!(get(&main).await["hash"], of_main["hash"]);
+    let entries = call(
+        &host,
+        &acme,
+        &admin(),
+        "audit.entries",
+        json!({"limit": 50}),
+    )
+    .await;
+    let entries = entries.unwrap().to_string();
+    assert!(entries.contains("config.patch"), "{entries}");
+    // Nothing to change is no change.
+    let base = &done["hash"];
+    let same = patch(json!({"session": {"queueMode": "interrupt"}}), base).await;
+    assert_eq!(same.unwrap()["changedPaths"], json!([]));
+
+    let mut answers = vec![done.clone(), after];
+    // What is not its own, or more than it says: not with the right base, nor as part of something that it may.
+    for raw in [
+        json!({"auth": {"token": "another-token-0123456789abcdef0123456789abcdef"}}),
+        json!({"hosts": ["beta.example"]}),
+        json!({"gateway": {"port": 1}}),
+        json!({"tenants": {"beta": {"session": {"dmScope": "main"}}}}),
+        json!({"session": {"dmScope": "main"}, "plugins": {"dir": "/tmp"}}),
+        json!({"agents": {"entries": {"main": {"baseUrl": "http://169.254.169.254/"}}}}),
+        json!({"agents": {"entries": {"main": {"apiKey": {"env": "HOME"}}}}}),
+        json!({"agents": {"entries": {"another": {"systemPrompt": "x"}}}}),
+        json!({"agents": {"entries": {"secretive": {"systemPrompt": "x"}}}}),
+        json!({"agents": {"entries": {"main": {"systemPrompt": "${GATEWAY_TOKEN}"}}}}),
+        json!({"agents": {"entries": {"main": null}}}),
+        json!({"agents": null}),
+        json!({"channels": {"webhook": {"accounts": {"default": {"enabled": true}}}}}),
+        json!({"channels": {"webhook": {"accounts": {"default": {"http": {"allow": ["http://10.0.0.1/*"]}}}}}}),
+        json!({"hooks": {"token": {"file": "secrets/main/gateway-token"}}}),
+        json!({"hooks": {"mappings": {"m": {"template": "$${x} ${HOME}"}}}}),
+        json!({"$include": "other.json5"}),
+        json!({"cron": {"webhook": {"allow": ["http://127.0.0.1/*"]}}}),
+        json!({"boot": {"scripts": {"greeting": {"enabled": true}}}}),
+    ] {
+        let error = patch(raw.clone(), base).await.unwrap_err();
+        assert_eq!(error.detail, DetailCode::CapabilityDenied, "{raw}");
+        let error = serde_json::to_value(&error).unwrap();
+        let own = error["details"]["ownKeys"].as_array().unwrap();
+        assert!(own.contains(&json!("session")), "{error}");
+        answers.push(error);
+    }
+    // A wrong value, by its path and no place in a file; a wrong, foreign or missing base; what is no patch.
+    let wrong = patch(json!({"session": {"queueMode": "nonsense"}}), base).await;
+    let wrong = serde_json::to_value(wrong.unwrap_err()).unwrap();
+    let issue = &wrong["details"]["issues"][0];
+    assert_eq!(issue["path"], "session.queueMode", "{wrong}");
+    assert!(issue.get("line").is_none(), "{wrong}");
+    let gate = json!({"agents": {"entries": {"main": {"tools": ["no-such-tool"]}}}});
+    let gate = serde_json::to_value(patch(gate, base).await.unwrap_err()).unwrap();
+    assert!(!gate.to_string().contains("tenants."), "{gate}");
+    answers.extend([wrong, gate]);
+    for base in [&of_acme["hash"], &of_beta["hash"], &of_main["hash"]] {
+        let stale = patch(json!({"session": {"dmScope": "main"}}), base).await;
+        let stale = stale.unwrap_err();
+        assert!(stale.message.contains("re-run config.get"), "{stale:?}");
+    }
+    let params = json!({"raw": "{session: {dmScope: 'main'}}"});
+    let missing = call(&host, &acme, &admin(), "config.patch", params).await;
+    let missing = missing.unwrap_err();
+    assert!(
+        missing.message.contains("base hash required"),
+        "{missing:?}"
+    );
+    assert!(patch(json!([1]), base).await.is_err());
+    // Without the scope.
+    let mut caller = Caller::internal("x", ScopeSet::of(Scope::Write), None);
+    caller.surface = Surface::V4;
+    let params = json!({"raw": "{}", "baseHash": base});
+    let error = call(&host, &acme, &Arc::new(caller), "config.patch", params).await;
+    assert_eq!(error.unwrap_err().detail, DetailCode::MissingScope);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+    assert_eq!(told(), [1, 1, 0]);
+
+    // Somebody breaks the part of another tenant in the file: that it takes no edits is all that this one learns.
+    std::fs::write(&file, written.replace(canary, "x\", broken: \"")).unwrap();
+    let broken = patch(json!({"session": {"dmScope": "main"}}), base).await;
+    let broken = serde_json::to_value(broken.unwrap_err()).unwrap();
+    assert!(broken.to_string().contains("ask the operator"), "{broken}");
+    answers.push(broken);
+    let all = json!(answers).to_string();
+    for foreign in [canary, "beta", MAIN_TOKEN, BETA_TOKEN, ACME_TOKEN] {
+        assert!(!all.contains(foreign), "{foreign}: {all}");
+    }
+    host.shutdown(Duration::from_secs(5)).await;
+}
+
 /// Covers: Z1, MT16.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_owner_of_the_file_writes_it_and_not_what_runs_on_the_machine() {
@@ -556,13 +717,13 @@ async fn only_the_owner_of_the_file_writes_it_and_not_what_runs_on_the_machine()
         .unwrap()["hash"]
         .clone();
     for method in ["config.set", "config.patch", "config.apply"] {
-        // A tenant's own admin, with any hash, also for its own part.
+        // A tenant's own admin, with any hash, also for its own part; that has a way of its own.
         for hash in [&base, &theirs] {
-            for raw in [
+            let whole = (method != "config.patch").then(|| json!({}));
+            for raw in whole.into_iter().chain([
                 json!({"gateway": {"port": 1}}),
                 json!({"tenants": {"acme": {"session": {}}}}),
-                json!({}),
-            ] {
+            ]) {
                 let params = json!({"raw": raw.to_string(), "baseHash": hash});
                 let error = call(&host, &other, &admin(), method, params)
                     .await

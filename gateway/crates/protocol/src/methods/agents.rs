@@ -179,7 +179,7 @@ crate::params! {
             "sessionId" session_id: String,
             /// Run only if the session exists and this is its id.
             "expectedExistingSessionId" expected_existing_session_id: NonEmpty,
-            /// Longest time for the run, in seconds; 0: the default.
+            /// Longest time for the run from its first start, in seconds, also across a crash; 0: none.
             "timeout" timeout: u64,
             /// Label for a session that this makes.
             "label" label: Text<1, 512>,

@@ -46,7 +46,7 @@ crate::params! {
             "sessionId" session_id: NonEmpty,
             /// What happens while a run is going on; `steer` and `collect` are not offered.
             "queueMode" queue_mode: QueueMode,
-            /// Longest time for the run, in milliseconds.
+            /// Longest time for the run from its first start, in milliseconds, also across a crash.
             "timeoutMs" timeout_ms: u64,
         }
         ignored {

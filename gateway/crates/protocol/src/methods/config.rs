@@ -12,7 +12,7 @@ crate::methods! {
     ConfigGet = "config.get", Operator(Read), Query, (NoParams) -> ConfigGetResult;
     /// Replaces the text of the configuration file. Only for the tenant `main`, whose file it is.
     ConfigSet = "config.set", Operator(Admin), Command, (ConfigSetParams) -> ConfigWriteResult;
-    /// Changes values of the configuration file by a JSON merge patch; comments stay. Only for the tenant `main`.
+    /// Changes values of the configuration file by a JSON merge patch; comments stay. The admins of a tenant other than `main` change some keys of their own part (`ownKeys` of a refusal).
     ConfigPatch = "config.patch", Operator(Admin), Command, (ConfigPatchParams) -> ConfigWriteResult;
     /// Replaces the text of the configuration file, as `config.set`. Only for the tenant `main`.
     ConfigApply = "config.apply", Operator(Admin), Command, (ConfigApplyParams) -> ConfigWriteResult;

@@ -168,6 +168,7 @@ pub struct ConnectParams {
     /// Newest protocol version that the client speaks.
     pub max_protocol: Positive,
     /// Who connects.
+    #[serde(deserialize_with = "json::by_name")]
     pub client: ClientInfo,
     /// Feature flags (operators) or capability groups (nodes).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,10 +189,18 @@ pub struct ConnectParams {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<NonEmpty>>,
     /// Device identity.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::by_name_if_any"
+    )]
     pub device: Option<ConnectDevice>,
     /// Credentials.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "json::by_name_if_any"
+    )]
     pub auth: Option<ConnectAuth>,
     /// Language of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,7 +241,7 @@ impl crate::method::Params for ConnectParams {
         row(
             "caps",
             Rule::Honoured,
-            "`tool-events` and `session-scoped-events` are known; others have no effect.",
+            "Of operators `tool-events` and `session-scoped-events` are known, others have no effect; of nodes the groups of their commands.",
         ),
         row("role", Rule::Honoured, "`operator` or `node`."),
         row("scopes", Rule::Honoured, "Scopes that the client asks for."),
@@ -246,11 +255,31 @@ impl crate::method::Params for ConnectParams {
             Rule::Honoured,
             "Proof of a device identity: Ed25519 over the challenge's nonce, versions v3 and v2.",
         ),
-        row("commands", Rule::Ignored, "Nodes are not served yet."),
-        row("permissions", Rule::Ignored, "Nodes are not served yet."),
-        row("pathEnv", Rule::Ignored, "Nodes are not served yet."),
-        row("computerUse", Rule::Ignored, "Nodes are not served yet."),
-        row("workerRuns", Rule::Ignored, "Nodes are not served yet."),
+        row(
+            "commands",
+            Rule::Honoured,
+            "What a node offers; has to be approved before it can be called.",
+        ),
+        row(
+            "permissions",
+            Rule::Honoured,
+            "Permissions that a node has on its machine; shown.",
+        ),
+        row(
+            "pathEnv",
+            Rule::Honoured,
+            "Search path of a node; shown while it is connected.",
+        ),
+        row(
+            "computerUse",
+            Rule::Ignored,
+            "Nobody's desktop is operated.",
+        ),
+        row(
+            "workerRuns",
+            Rule::Ignored,
+            "Nothing runs on nodes but their commands.",
+        ),
         row(
             "modelCatalog",
             Rule::Ignored,
@@ -262,6 +291,13 @@ impl crate::method::Params for ConnectParams {
 }
 
 impl ConnectParams {
+    /// As [`Self::parse`] without its words: as strict as the schema, and quick.
+    pub fn quick(raw: &RawValue) -> Option<ConnectParams> {
+        // A derived struct would also read an array, by position.
+        let by_name = raw.get().starts_with('{');
+        by_name.then(|| serde_json::from_str(raw.get()).ok())?
+    }
+
     /// Reads the parameters of a first frame: closed, no key twice, at most
     /// [`crate::limits::JSON_MAX_DEPTH`] levels. The error is complete, with its close.
     pub fn parse(raw: Option<&RawValue>) -> Result<ConnectParams, ConnectRefusal> {

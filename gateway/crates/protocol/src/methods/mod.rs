@@ -13,6 +13,8 @@ pub mod device_setup;
 pub mod devices;
 pub mod heartbeat;
 pub mod logs;
+pub mod node_host;
+pub mod nodes;
 pub mod rpc;
 pub mod sessions;
 pub mod system;
@@ -34,6 +36,8 @@ const FAMILIES: &[&[&MethodSpec]] = &[
     devices::SPECS,
     heartbeat::SPECS,
     logs::SPECS,
+    node_host::SPECS,
+    nodes::SPECS,
     rpc::SPECS,
     sessions::SPECS,
     system::SPECS,

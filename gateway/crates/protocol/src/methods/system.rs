@@ -296,8 +296,11 @@ pub struct TailscaleHealth {
 pub struct PluginHealth {
     /// Ids of the loaded ones.
     pub loaded: Vec<String>,
-    /// Those that could not be loaded.
+    /// Those that could not be loaded, and those that the configuration names and that are not there or are something else.
     pub errors: Vec<PluginFault>,
+    /// Degraded when the configuration wants one of those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<PartState>,
 }
 
 /// A component that could not be loaded.
@@ -305,7 +308,7 @@ pub struct PluginHealth {
 pub struct PluginFault {
     /// Its id.
     pub id: String,
-    /// Where it comes from: `wasm-dir`, `bundled` or `boot`.
+    /// Where it comes from: `wasm-dir`, `bundled`, or `config` where nothing but the configuration names it.
     pub origin: String,
     /// Whether the configuration wants it.
     pub activated: bool,

@@ -1,7 +1,7 @@
 use gateway_protocol::error::DetailCode;
 use gateway_protocol::jsonrpc::{
     Item, Parsed, by_name, encode_batch, encode_err, encode_notification, encode_ok,
-    method_not_found, parse,
+    method_not_found, parse, split_meta,
 };
 use gateway_protocol::{RpcError, limits};
 use proptest::prelude::*;
@@ -248,6 +248,62 @@ fn parameters_are_given_by_name() {
     }
     assert!(by_name("health", raw("[]").as_deref()).unwrap().is_none());
     assert!(by_name("health", None).unwrap().is_none());
+}
+
+/// `_meta` is no parameter of a method: it is taken out, and the rest is left as it was written.
+#[test]
+fn what_a_call_says_of_itself_stands_beside_its_parameters() {
+    let raw = |text: &str| -> Option<Box<RawValue>> { Some(serde_json::from_str(text).unwrap()) };
+    let split = |text: &str| {
+        let params = raw(text);
+        split_meta("health", params.as_deref()).map(|(rest, meta)| {
+            let rest = rest.map(|rest| rest.get().to_owned());
+            (rest.unwrap(), meta.traceparent)
+        })
+    };
+    let long = "x".repeat(limits::MAX_TRACEPARENT_BYTES);
+    for (text, rest, traceparent) in [
+        (r#"{"a":1}"#, r#"{"a":1}"#, None),
+        // No member of that name, but a text that has it.
+        (r#"{"a":"\"_meta\""}"#, r#"{"a":"\"_meta\""}"#, None),
+        (r#"{"a":{"_meta":5}}"#, r#"{"a":{"_meta":5}}"#, None),
+        (r#"{"_meta":{}}"#, "{}", None),
+        (r#"{"_meta":{"progressToken":7}}"#, "{}", None),
+        (r#"{"_meta":{"traceparent":null}}"#, "{}", None),
+        (
+            r#"{"n":1.50, "_meta" : {"traceparent":"00-ab"}, "a":[ 1e400 ]}"#,
+            r#"{"n":1.50,"a":[ 1e400 ]}"#,
+            Some("00-ab"),
+        ),
+        // What is given twice is for the method's own check.
+        (
+            r#"{"a":1,"_meta":{"traceparent":"00-ab"},"a":2}"#,
+            r#"{"a":1,"a":2}"#,
+            Some("00-ab"),
+        ),
+        (
+            &format!(r#"{{"_meta":{{"traceparent":"{long}"}}}}"#),
+            "{}",
+            Some(&*long),
+        ),
+    ] {
+        let got = split(text).unwrap();
+        assert_eq!(got, (rest.to_owned(), traceparent.map(str::to_owned)));
+    }
+    for bad in [
+        r#"{"_meta":5}"#.to_owned(),
+        r#"{"_meta":[]}"#.to_owned(),
+        r#"{"_meta":null}"#.to_owned(),
+        r#"{"_meta":{},"_meta":{}}"#.to_owned(),
+        r#"{"_meta":{"traceparent":5}}"#.to_owned(),
+        format!(r#"{{"_meta":{{"traceparent":"{long}x"}}}}"#),
+    ] {
+        let error = split(&bad).unwrap_err();
+        assert_eq!(error.detail, DetailCode::InvalidParams, "{bad}");
+        assert!(error.message.contains("/_meta"), "{}", error.message);
+    }
+    let (rest, meta) = split_meta("health", None).unwrap();
+    assert!(rest.is_none() && meta.traceparent.is_none());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use gateway_protocol::event::{
 use gateway_protocol::method::{self, Method, Params, decode};
 use gateway_protocol::methods::{
     agents, apikeys, audit, backup, channels, chat, config, connect, cron, device_setup, devices,
-    heartbeat, logs, rpc, sessions, system, tools,
+    heartbeat, logs, node_host, nodes, rpc, sessions, system, tools,
 };
 use gateway_protocol::{Access, ChatMessage, Role, RpcError, Rule, Scope, event, openrpc};
 use serde_json::value::to_raw_value;
@@ -80,6 +80,24 @@ macro_rules! for_all_methods {
         each!(heartbeat::SystemEvent);
         each!(heartbeat::Wake);
         each!(logs::LogsTail);
+        each!(node_host::NodeEvent);
+        each!(node_host::NodeInvokeProgress);
+        each!(node_host::NodeInvokeResultGive);
+        each!(node_host::NodePendingAck);
+        each!(node_host::NodePendingDrain);
+        each!(node_host::NodePendingPull);
+        each!(node_host::NodePluginToolsUpdate);
+        each!(node_host::NodeRunnerInventoryUpdate);
+        each!(node_host::NodeSkillsUpdate);
+        each!(nodes::NodeDescribe);
+        each!(nodes::NodeInvoke);
+        each!(nodes::NodeList);
+        each!(nodes::NodePairApprove);
+        each!(nodes::NodePairList);
+        each!(nodes::NodePairReject);
+        each!(nodes::NodePairRemove);
+        each!(nodes::NodePendingEnqueue);
+        each!(nodes::NodeRename);
         each!(rpc::RpcDiscover);
         each!(rpc::RpcSubscribe);
         each!(rpc::RpcUnsubscribe);
@@ -154,7 +172,20 @@ fn scopes_are_those_of_the_protocol() {
             "channels.pairing.list" | "channels.pairing.approve" => {
                 Access::Operator(Scope::Pairing)
             }
-            name if name.starts_with("device.") => Access::Operator(Scope::Pairing),
+            "node.invoke.result"
+            | "node.invoke.progress"
+            | "node.event"
+            | "node.pending.pull"
+            | "node.pending.ack"
+            | "node.pending.drain"
+            | "node.pluginTools.update"
+            | "node.skills.update"
+            | "node.runnerInventory.update" => Access::Node,
+            "node.invoke" | "node.pending.enqueue" => Access::Operator(Scope::Write),
+            "node.rename" => Access::Operator(Scope::Pairing),
+            name if name.starts_with("device.") || name.starts_with("node.pair.") => {
+                Access::Operator(Scope::Pairing)
+            }
             _ => Access::Operator(Scope::Read),
         };
         assert_eq!(spec.access, expected, "{}", spec.name);
@@ -444,6 +475,21 @@ fn recorded_parameters_decode() {
         json!({ "message": "hello", "agentId": "main", "deliver": false, "timeout": 600, "idempotencyKey": "9f" }),
     );
     ok::<sessions::SessionsCreate>(json!({ "key": "agent:main:lab1", "label": "Lab 1" }));
+    ok::<nodes::NodeInvoke>(
+        json!({ "nodeId": "38c2", "command": "system.which", "params": { "bins": ["uname"] }, "timeoutMs": 8000, "idempotencyKey": "w1" }),
+    );
+    ok::<nodes::NodePendingEnqueue>(
+        json!({ "nodeId": "89c6", "type": "status.request", "priority": "normal" }),
+    );
+    ok::<node_host::NodeInvokeResultGive>(
+        json!({ "id": "f13e", "nodeId": "89c6", "ok": true, "payloadJSON": "{\"model\":\"lab\"}" }),
+    );
+    ok::<node_host::NodeEvent>(
+        json!({ "event": "node.presence.alive", "payloadJSON": "{\"trigger\":\"manual\",\"sentAtMs\":1}" }),
+    );
+    ok::<node_host::NodeRunnerInventoryUpdate>(
+        json!({ "protocolFeatures": ["node-worker-supervisor-v6"], "workerHost": { "enabled": false } }),
+    );
     ok::<sessions::SessionsList>(json!({
         "includeGlobal": true, "includeUnknown": true, "configuredAgentsOnly": true, "limit": 200, "includeDerivedTitles": true,
         "includeLastMessage": true, "ownerFirst": true, "agentId": "main",

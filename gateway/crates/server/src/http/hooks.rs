@@ -72,6 +72,7 @@ async fn hook(
         is_json: auth::is_json(&parts.headers),
         idempotency_key,
         peer: ask.ip(),
+        traceparent: auth::traceparent(&parts.headers),
         body: content.into(),
     };
     answer(serve(&tenant, request).await)

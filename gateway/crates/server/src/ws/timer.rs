@@ -298,6 +298,7 @@ mod tests {
             head: Bytes::from(vec![b'x'; len]),
             payload: Bytes::new(),
             drop_if_slow,
+            targeted: false,
         })
     }
 

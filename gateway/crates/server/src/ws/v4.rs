@@ -10,6 +10,7 @@ use gateway_core::{
     dispatch::{Dispatched, dispatch},
     host::HelloInput,
     hub::{ConnInfo, EventPolicy, HubGuard, WireEvent},
+    node::{self, Declared, NodeGuard, surface::Offer},
     pair::{self, Paired, Pairing, book::Claim, proof},
     random,
     tenant::Tenant,
@@ -21,6 +22,7 @@ use gateway_protocol::{
     frame::{self, ClientFrame, Close, FaultAnswer, Request},
     limits::{MAX_FRAME_BYTES, MAX_FRAMES_DURING_CONNECT, MAX_UNAUTHORIZED_CALLS},
     methods::connect::{AuthReason, ClientId, ClientMode, ConnectParams, ConnectRefusal},
+    value::NonEmpty,
 };
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,8 @@ struct Open {
     caller: Arc<Caller>,
     cancel: CancellationToken,
     wrong_role: u32,
+    // Before the hub's: who is no node any more is asked nothing.
+    _node: Option<NodeGuard>,
     _hub: HubGuard,
 }
 
@@ -229,13 +233,10 @@ impl V4 {
     // the identity: whether one is needed, its proof, its approval.
     fn admission(&self, request: &Request<'_>) -> Result<Admission, ConnectRefusal> {
         let app = &self.ask.app;
-        // The plain decoder is as strict as the schema but says less: the slow one is asked only for its words.
-        let params = match request
-            .params
-            .map(|p| serde_json::from_str::<ConnectParams>(p.get()))
-        {
-            Some(Ok(params)) => params,
-            _ => ConnectParams::parse(request.params)?,
+        // The slow decoder is asked only for its words.
+        let params = match request.params.and_then(ConnectParams::quick) {
+            Some(params) => params,
+            None => ConnectParams::parse(request.params)?,
         };
         if app.host.is_draining() {
             return Err(ConnectRefusal::draining(500));
@@ -310,9 +311,7 @@ impl V4 {
             // A program's helper on this machine is no device of its own.
             return without(self.scopes(params, *role, found));
         }
-        let text = |t: &Option<gateway_protocol::value::NonEmpty>| {
-            t.as_ref().map(|s| s.as_str().to_owned())
-        };
+        let text = |t: &Option<NonEmpty>| t.as_ref().map(|s| s.as_str().to_owned());
         Ok(Next::Device(Claim {
             device_id: device.id,
             public_key: device.public_key,
@@ -403,6 +402,7 @@ impl V4 {
                     .retry_after_ms(1_000);
                 ConnectRefusal::closing(error, Close::STARTING)
             })?;
+        let node = node::attach(&found.tenant, &info, link.shared.clone(), declared(&params));
         let hello = app.host.hello_ok(&HelloInput {
             tenant: &found.tenant,
             conn: &info,
@@ -414,6 +414,7 @@ impl V4 {
             caller,
             cancel: CancellationToken::new(),
             wrong_role: 0,
+            _node: node,
             _hub: hub,
         };
         Ok((open, hello))
@@ -517,6 +518,11 @@ impl V4 {
         if self.open.is_none() {
             return;
         }
+        if event.targeted {
+            return link
+                .out
+                .message(TEXT, b"", &event.head, frame::EVENT_TAIL_TARGETED);
+        }
         let mut tail = Vec::with_capacity(28);
         frame::push_event_tail(&mut tail, link.next_seq());
         link.out.message(TEXT, b"", &event.head, &tail);
@@ -529,6 +535,7 @@ impl V4 {
                 head: frame::event_head(name, &payload, None).into(),
                 payload: Bytes::new(),
                 drop_if_slow: false,
+                targeted: false,
             };
             self.event(link, &event);
         }
@@ -573,6 +580,26 @@ impl Rights {
             scopes: paired.scopes,
             paired: Some(paired),
         }
+    }
+}
+
+/// What a node says of itself, besides who it is.
+fn declared(params: &ConnectParams) -> Declared {
+    let names = |list: &Option<Vec<NonEmpty>>| -> Vec<String> {
+        list.iter()
+            .flatten()
+            .map(|name| name.as_str().to_owned())
+            .collect()
+    };
+    let (caps, commands) = (names(&params.caps), names(&params.commands));
+    let permissions = params.permissions.iter().flatten();
+    Declared {
+        offer: Offer::declared(
+            caps.iter().map(String::as_str),
+            commands.iter().map(String::as_str),
+            permissions.map(|(name, on)| (name.as_str(), *on)),
+        ),
+        path_env: params.path_env.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ mod handshake;
 mod hooks;
 mod modes;
 mod names;
+mod nodes;
 mod observe;
 mod openai;
 mod openapi;

@@ -163,8 +163,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Forgets a device with its tokens and its request. `false`: there was none.
+    /// Forgets a device with its tokens, its request and what is kept of it as a node. `false`: there was none.
     pub fn remove_device(&mut self, id: &str) -> Result<bool> {
+        self.remove_node_of_device(id)?;
         self.exec("DELETE FROM device_tokens WHERE device_id = ?1", [id])?;
         self.exec("DELETE FROM device_requests WHERE device_id = ?1", [id])?;
         Ok(self.exec("DELETE FROM devices WHERE id = ?1", [id])? > 0)

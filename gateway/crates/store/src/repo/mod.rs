@@ -13,6 +13,7 @@ mod inbox;
 mod kv;
 mod messages;
 mod meta;
+mod nodes;
 mod outbox;
 mod responses;
 mod runs;

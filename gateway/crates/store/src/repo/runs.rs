@@ -5,7 +5,7 @@ use crate::{NewRun, Result, RunEnd, RunInserted, RunRow, RunState, StoreError};
 use rusqlite::{Row, params};
 
 const COLUMNS: &str = "run_id, session_key, agent_id, origin, state, attempt, owner_epoch, input_message_id, created_at, started_at, \
-                       ended_at, stop_reason, error, result_text, usage_json, reply_to_json, request_hash";
+                       ended_at, stop_reason, error, result_text, usage_json, reply_to_json, request_hash, timeout_ms, deadline_at, traceparent";
 
 fn map(r: &Row<'_>) -> rusqlite::Result<RunRow> {
     Ok(RunRow {
@@ -26,6 +26,9 @@ fn map(r: &Row<'_>) -> rusqlite::Result<RunRow> {
         usage_json: r.get(14)?,
         reply_to_json: r.get(15)?,
         request_hash: r.get(16)?,
+        timeout_ms: r.get(17)?,
+        deadline_at: r.get(18)?,
+        traceparent: r.get(19)?,
     })
 }
 
@@ -72,8 +75,8 @@ impl Write<'_> {
         };
         let new = self.exec(
             "INSERT INTO runs (run_id, session_key, agent_id, origin, state, attempt, owner_epoch, input_message_id, created_at, started_at,
-               reply_to_json, request_hash)
-             VALUES (?1, ?2, ?3, ?4, ?10, 1, ?5, ?6, ?7, ?11, ?8, ?9) ON CONFLICT (run_id) DO NOTHING",
+               reply_to_json, request_hash, timeout_ms, deadline_at, traceparent)
+             VALUES (?1, ?2, ?3, ?4, ?10, 1, ?5, ?6, ?7, ?11, ?8, ?9, ?12, ?11 + ?12, ?13) ON CONFLICT (run_id) DO NOTHING",
             params![
                 run.run_id,
                 run.session_key,
@@ -85,7 +88,9 @@ impl Write<'_> {
                 run.reply_to_json,
                 run.request_hash,
                 state.as_str(),
-                run.started.then_some(now_ms)
+                run.started.then_some(now_ms),
+                run.timeout_ms,
+                run.traceparent
             ],
         )?;
         let found = self.get_run(&run.run_id)?.ok_or(StoreError::NotFound)?;
@@ -98,11 +103,11 @@ impl Write<'_> {
         Ok(RunInserted::Existing(found))
     }
 
-    /// `queued` → `running`, for a run that this epoch holds.
+    /// `queued` → `running`, for a run that this epoch holds. Its first start sets its deadline.
     pub fn start_run(&mut self, run_id: &str, now_ms: i64) -> Result<RunRow> {
         let row = self.one(
             &format!(
-                "UPDATE runs SET state = 'running', started_at = ?3 WHERE run_id = ?1 AND state = 'queued' AND owner_epoch = ?2 RETURNING {COLUMNS}"
+                "UPDATE runs SET state = 'running', started_at = ?3, deadline_at = COALESCE(deadline_at, ?3 + timeout_ms) WHERE run_id = ?1 AND state = 'queued' AND owner_epoch = ?2 RETURNING {COLUMNS}"
             ),
             params![run_id, self.epoch(), now_ms],
             map,
@@ -138,7 +143,8 @@ impl Write<'_> {
         }
     }
 
-    /// Takes over a run that an older epoch left: `queued`, held by this epoch; one attempt more if it had been started.
+    /// Takes over a run that an older epoch left: `queued`, held by this epoch; one attempt more if it had been started. Its
+    /// deadline stays.
     pub fn requeue_run(&mut self, run_id: &str) -> Result<RunRow> {
         let row = self.one(
             &format!(

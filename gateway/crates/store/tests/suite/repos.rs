@@ -921,3 +921,124 @@ fn a_response_is_kept_until_it_is_forgotten() {
     assert!(!db.write(|w| w.delete_response("resp_1")).wait().unwrap());
     assert_eq!(db.read_now(|r| r.get_response("resp_1")).unwrap(), None);
 }
+
+/// What is kept of a node goes with its device, all of it; a question takes the place of one of its kind; the caps hold, and what ran
+/// out makes room.
+#[test]
+fn a_node_goes_with_its_device() {
+    let (_tmp, _opened, db) = one_tenant(pool());
+    let device = |id: &str| DeviceRow {
+        id: id.into(),
+        public_key: "k".into(),
+        display_name: None,
+        label: None,
+        platform: "linux".into(),
+        device_family: None,
+        client_id: "node-host".into(),
+        client_mode: "node".into(),
+        approved_via: "operator".into(),
+        created_at: 1,
+        approved_at: 1,
+        last_seen_at: None,
+    };
+    let pending = |id: &str, node: &str, call: bool| NodePendingRow {
+        id: id.into(),
+        node_id: node.into(),
+        kind: "k".into(),
+        high: false,
+        command: call.then(|| "c".into()),
+        params: None,
+        created_at: 1,
+        expires_at: 100,
+    };
+    let put =
+        |row: NodePendingRow, now: i64| db.write(move |w| w.put_node_pending(&row, now)).wait();
+    for id in ["a", "b"] {
+        let (row, id) = (device(id), id.to_owned());
+        db.write(move |w| {
+            w.put_device(&row)?;
+            w.put_node(&NodeRow {
+                id: id.clone(),
+                surface_json: "{}".into(),
+                created_at: 1,
+                approved_at: 2,
+            })?;
+            w.put_node_request(&NodeRequestRow {
+                id: format!("r-{id}"),
+                node_id: id.clone(),
+                surface_json: "{}".into(),
+                version: "1".into(),
+                created_at: 3,
+            })?;
+            w.put_node_seen(&NodeSeenRow {
+                id,
+                version: "1".into(),
+                connected_at: 4,
+                seen_at: 5,
+                seen_reason: "connect".into(),
+                stats_json: None,
+            })
+        })
+        .wait()
+        .unwrap();
+    }
+    // Of a device that is not there nothing is kept.
+    let stranger = NodeSeenRow {
+        id: "x".into(),
+        version: "1".into(),
+        connected_at: 4,
+        seen_at: 5,
+        seen_reason: "connect".into(),
+        stats_json: None,
+    };
+    db.write(move |w| w.put_node_seen(&stranger))
+        .wait()
+        .unwrap();
+    assert!(put(pending("p", "x", false), 1).is_err());
+    assert_eq!(put(pending("q1", "a", false), 1).unwrap(), 1);
+    assert_eq!(put(pending("q2", "a", false), 1).unwrap(), 2);
+    for n in 0..limits::MAX_NODE_PENDING_PER_NODE - 1 {
+        put(pending(&format!("c{n}"), "a", true), 1).unwrap();
+    }
+    assert!(matches!(
+        put(pending("more", "a", true), 1),
+        Err(StoreError::Limit("MAX_NODE_PENDING_PER_NODE"))
+    ));
+    let long = NodePendingRow {
+        params: Some("x".repeat(limits::MAX_NODE_PENDING_BYTES + 1)),
+        ..pending("long", "b", true)
+    };
+    assert!(matches!(
+        put(long, 1),
+        Err(StoreError::Limit("MAX_NODE_PENDING_BYTES"))
+    ));
+    let of = |node: &'static str, calls: bool, now: i64| {
+        db.read_now(move |r| r.node_pending(node, calls, now))
+            .unwrap()
+    };
+    let questions: Vec<String> = of("a", false, 1).into_iter().map(|p| p.id).collect();
+    assert_eq!(questions, ["q2"], "one of a kind");
+    assert_eq!(of("a", true, 1).len(), 63);
+    assert!(of("a", true, 100).is_empty(), "run out");
+    let late = NodePendingRow {
+        expires_at: 300,
+        ..pending("late", "a", true)
+    };
+    put(late, 100).unwrap();
+    assert_eq!(of("a", true, 100).len(), 1);
+    // Nobody takes what waits for another.
+    let stolen = db
+        .write(|w| w.take_node_pending("b", &["late".to_owned()]))
+        .wait()
+        .unwrap();
+    assert_eq!(stolen, (Vec::new(), 0));
+    assert!(db.write(|w| w.remove_device("a")).wait().unwrap());
+    db.read_now(|r| {
+        assert_eq!(r.nodes()?.len(), 1);
+        assert_eq!(r.node_requests()?.len(), 1);
+        assert_eq!(r.nodes_seen()?.len(), 1);
+        assert!(r.node_pending_by_id("late")?.is_none());
+        Ok(())
+    })
+    .unwrap();
+}

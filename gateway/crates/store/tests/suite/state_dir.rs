@@ -87,6 +87,32 @@ fn the_second_process_is_told_who_is_first() {
     StateDir::open(&dir).unwrap();
 }
 
+/// The system closes the files of a killed process a little later than it says that the process is gone, and whoever asks for
+/// the holder has the lock for a moment: a start waits for both, and not for ever.
+#[test]
+fn a_lock_without_a_living_holder_is_waited_for() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("state");
+    drop(StateDir::open(&dir).unwrap());
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(dir.join("state.lock"))
+        .unwrap();
+    file.lock().unwrap();
+    for holder in [format!("{}\n", ended.id()), String::new()] {
+        std::fs::write(dir.join("state.lock"), holder).unwrap();
+        assert!(matches!(StateDir::open(&dir), Err(StoreError::Locked(_))));
+    }
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(file);
+    });
+    StateDir::open(&dir).unwrap();
+    later.join().unwrap();
+}
+
 /// A process that was killed leaves no lock behind.
 ///
 /// Covers: F1.
