@@ -539,7 +539,10 @@ impl Authenticator {
             .decide(&self.key, a.tenant_hint, a.vouched)
         {
             Some(Ok(found)) => return Ok(found),
-            Some(Err(error)) if given.is_empty() && !by_device => return Err(refusal(error)),
+            // What a proxy signs users in by itself (`Authorization: Basic …`) is no credential of ours, and comes here as an empty one.
+            Some(Err(error)) if given.iter().all(|secret| secret.is_empty()) && !by_device => {
+                return Err(refusal(error));
+            }
             Some(Err(_)) | None => {}
         }
         if given.is_empty() && !(by_device && a.device.is_some()) {
