@@ -19,6 +19,7 @@ const DEAD: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 struct Row {
+    run_id: String,
     state: String,
     stop_reason: Option<String>,
     attempt: i64,
@@ -36,16 +37,17 @@ fn row(state: &Path, like: &str) -> Row {
         .unwrap();
     let db = rusqlite::Connection::open(file).unwrap();
     db.query_row(
-        "SELECT state, stop_reason, attempt, created_at, ended_at, deadline_at FROM runs WHERE run_id LIKE ?1",
+        "SELECT run_id, state, stop_reason, attempt, created_at, ended_at, deadline_at FROM runs WHERE run_id LIKE ?1",
         [like],
         |r| {
             Ok(Row {
-                state: r.get(0)?,
-                stop_reason: r.get(1)?,
-                attempt: r.get(2)?,
-                created_at: r.get(3)?,
-                ended_at: r.get(4)?,
-                deadline_at: r.get(5)?,
+                run_id: r.get(0)?,
+                state: r.get(1)?,
+                stop_reason: r.get(2)?,
+                attempt: r.get(3)?,
+                created_at: r.get(4)?,
+                ended_at: r.get(5)?,
+                deadline_at: r.get(6)?,
             })
         },
     )
@@ -106,6 +108,7 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
     gateway.kill();
     let deadline = |like: &str| row(&state, like).deadline_at.unwrap();
     let (long, of_job) = (deadline("long"), deadline("manual:%"));
+    let of_job_id = row(&state, "manual:%").run_id;
     for (like, seconds) in [("long", LONG_S), ("short", SHORT_S), ("manual:%", LONG_S)] {
         let row = row(&state, like);
         assert_eq!(row.state, "running", "{row:?}");
@@ -121,11 +124,7 @@ async fn a_run_that_is_taken_up_after_a_kill_ends_at_its_deadline() {
         .unwrap();
     for like in ["short", "long", "manual:%"] {
         let id = match like {
-            "manual:%" => {
-                let ask = json!({"id": job, "limit": 10});
-                let runs = ws.call("cron.runs", ask).await.unwrap();
-                runs["entries"][0]["runId"].clone()
-            }
+            "manual:%" => json!(of_job_id),
             id => json!(id),
         };
         let ended = loop {

@@ -267,6 +267,7 @@ fn plugins_that_are_missing_or_another_are_told() {
         &["channels.webhook.accounts.default names the plugin webhook"],
     );
     copy("webhook");
+    copy("greeting");
     doctor(&state, &[]).well("plugins");
     let output = Command::new(gateway_bin())
         .args(["plugin", "list", "--json"])

@@ -158,6 +158,7 @@ fn the_environment_that_is_read_is_a_short_list() {
         "LISTEN_PID",
         // Of builds and tests.
         "GATEWAY_LONG",
+        "GATEWAY_TEST_SCHEMA",
         "CARGO_PKG_VERSION",
     ]
     .into();

@@ -59,6 +59,13 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
                 json!(settings.gateway.tailscale_logins != TailscaleLogins::Nobody);
         }
         map.insert(
+            "nodes".to_owned(),
+            json!({
+                "pairing": { "autoApproveLocal": settings.gateway.pair_local_silently },
+                "commands": node_commands(tenant),
+            }),
+        );
+        map.insert(
             "mode".to_owned(),
             json!(if settings.gateway.remote_mode {
                 "remote"
@@ -82,6 +89,7 @@ pub fn redacted_tenant_json(settings: &Settings, tenant: &TenantSettings) -> Val
         if tenant.slug == MAIN_TENANT {
             // The top level has no such key: what is shown could not be written back.
             map.remove("hosts");
+            map.remove("nodes");
         }
         map.insert("gateway".to_owned(), gateway);
         if tenant.slug == MAIN_TENANT {
@@ -161,6 +169,10 @@ fn tls(t: &TlsSettings) -> Value {
     }
 }
 
+fn node_commands(t: &TenantSettings) -> Value {
+    json!({ "allow": t.node_commands.allow, "deny": t.node_commands.deny })
+}
+
 fn tenant_json(t: &TenantSettings) -> Value {
     let entries: Map<String, Value> = t
         .agents
@@ -189,6 +201,7 @@ fn tenant_json(t: &TenantSettings) -> Value {
         .collect();
     json!({
         "hosts": t.hosts,
+        "nodes": { "commands": node_commands(t) },
         "auth": auth(&t.auth),
         "agents": { "default": t.agents.default, "entries": entries },
         "session": {

@@ -103,6 +103,8 @@ pub struct TenantPlan {
     pub boot: bool,
     /// Hooks: addresses and components.
     pub hooks: bool,
+    /// Which commands of nodes may be called.
+    pub nodes: bool,
     /// Channel accounts by kind and id.
     pub accounts: BTreeMap<(String, String), AccountChange>,
 }
@@ -245,6 +247,7 @@ fn tenant(
         cron: touched(&at("cron")),
         boot: touched(&at("boot")),
         hooks: touched(&at("hooks")),
+        nodes: old.node_commands != new.node_commands,
         accounts,
     }
 }

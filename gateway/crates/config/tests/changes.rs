@@ -331,7 +331,16 @@ fn every_option_has_a_reload_class() {
     assert!(doc_of("gateway.port").unwrap().contains("18789"));
     let node = look_up("gateway.auth").unwrap();
     let keys: Vec<&str> = node.children.iter().map(|(k, _)| k.as_str()).collect();
-    assert_eq!(keys, ["mode", "token", "password", "allowTailscale"]);
+    assert_eq!(
+        keys,
+        [
+            "mode",
+            "token",
+            "password",
+            "trustedProxy",
+            "allowTailscale"
+        ]
+    );
     assert!(node.children[1].1.secret && !node.children[0].1.secret);
     assert_eq!(look_up("gateway.nothing"), None);
     assert_eq!(

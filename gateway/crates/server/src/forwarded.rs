@@ -24,23 +24,26 @@ pub(crate) fn vouched(
     let trusted = !names.is_empty() && is_proxy(peer);
     // A program of this machine may have a trusted address too; it says none of these.
     let mut asks = FORWARDING.iter().any(|name| headers.contains_key(*name));
-    let mut vouched = Vouched::default();
+    let (mut vouched, mut garbled) = (Vouched::default(), false);
     for (name, own) in names {
         let values: Vec<_> = headers.get_all(name).iter().cloned().collect();
-        asks |= *own && !values.is_empty();
-        match values.as_slice() {
-            _ if !trusted => {}
-            [] => {}
-            [value] => {
-                let value = value.to_str().map_err(|_| Refused::BadForwarding)?;
-                vouched.said.insert(name.clone(), value.to_owned());
-            }
-            _ => return Err(Refused::BadForwarding),
-        }
         // The forwarding ones say that somebody forwards, and go after that was judged.
         if *own && !FORWARDING.contains(&name.as_str()) {
             headers.remove(name);
         }
+        asks |= *own && !values.is_empty();
+        match values.as_slice() {
+            _ if !trusted => {}
+            [] => {}
+            [value] => match value.to_str() {
+                Ok(value) => drop(vouched.said.insert(name.clone(), value.to_owned())),
+                Err(_) => garbled = true,
+            },
+            _ => garbled = true,
+        }
+    }
+    if garbled {
+        return Err(Refused::BadForwarding);
     }
     if !trusted || !asks {
         return Ok(None);

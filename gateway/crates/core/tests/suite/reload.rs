@@ -611,16 +611,24 @@ async fn a_tenants_admin_edits_its_own_part_and_nothing_else() {
     assert_eq!(told(), [1, 1, 0]);
     assert_eq!(get(&beta).await, of_beta);
     assert_ne!(get(&main).await["hash"], of_main["hash"]);
-    let entries = call(
-        &host,
-        &acme,
-        &admin(),
-        "audit.entries",
-        json!({"limit": 50}),
-    )
-    .await;
-    let entries = entries.unwrap().to_string();
-    assert!(entries.contains("config.patch"), "{entries}");
+    // The entry is written beside the answer.
+    let waited = std::time::Instant::now();
+    loop {
+        let entries = call(
+            &host,
+            &acme,
+            &admin(),
+            "audit.entries",
+            json!({"limit": 50}),
+        )
+        .await;
+        let entries = entries.unwrap().to_string();
+        if entries.contains("config.patch") {
+            break;
+        }
+        assert!(waited.elapsed().as_secs() < 20, "{entries}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     // Nothing to change is no change.
     let base = &done["hash"];
     let same = patch(json!({"session": {"queueMode": "interrupt"}}), base).await;

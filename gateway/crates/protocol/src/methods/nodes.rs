@@ -13,7 +13,7 @@ use crate::value::{NonEmpty, Text, Whole};
 crate::methods! {
     /// Nodes that are paired with this tenant: who is connected, and what may be called on each.
     NodeList = "node.list", Operator(Read), Query, (NoParams) -> NodeListResult;
-    /// One node.
+    /// One node: what it offers, what of it was approved, and its last signs of life.
     NodeDescribe = "node.describe", Operator(Read), Query, (NodeIdParams) -> NodeDescribeResult;
     /// Give a node a name that operators see.
     NodeRename = "node.rename", Operator(Pairing), Command, (NodeRenameParams) -> NodeRenameResult;
