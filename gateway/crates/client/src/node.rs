@@ -34,7 +34,7 @@ pub async fn connect_node(
     timeout: Duration,
 ) -> Result<GatewayClient, ClientError> {
     let details = build_gateway_connection_details(sources)?;
-    let kept = store.token(&details.url)?;
+    let kept = store.token_as(&details.url, "node")?;
     if details.credential.is_none() && kept.is_none() {
         return Err(ClientError::NoCredential { url: details.url });
     }
