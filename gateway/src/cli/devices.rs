@@ -4,11 +4,10 @@ use std::io::{IsTerminal as _, Write as _};
 
 use clap::{Subcommand, ValueEnum};
 use gateway_client::UrlSource;
-use gateway_core::cron::schedule::rfc3339;
 use gateway_protocol::methods::device_setup::SETUP_SCHEME;
 use serde_json::{Value, json};
 
-use super::output::{Exit, Failure, clean, print, table, text};
+use super::output::{Exit, Failure, clean, print, short, table, text, when, words};
 use super::{Global, target};
 
 #[derive(Debug, Subcommand)]
@@ -405,28 +404,4 @@ fn name(device: &Value) -> String {
         }
     }
     short(&text(device, "deviceId"))
-}
-
-/// Enough of an id to tell devices apart.
-fn short(id: &str) -> String {
-    id.chars().take(12).collect()
-}
-
-fn words(list: &Value) -> String {
-    let words: Vec<&str> = list
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(|word| word.strip_prefix("operator.").unwrap_or(word))
-        .collect();
-    if words.is_empty() {
-        "-".to_owned()
-    } else {
-        words.join(" ")
-    }
-}
-
-fn when(value: &Value, key: &str) -> String {
-    value[key].as_i64().map_or_else(|| "-".to_owned(), rfc3339)
 }

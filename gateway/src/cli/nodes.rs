@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use gateway_client::RequestOptions;
-use gateway_core::cron::schedule::rfc3339;
 use gateway_core::node::policy::invoke_scope;
 use serde_json::{Value, json};
 
-use super::output::{Exit, Failure, clean, clean_lines, print, table, text};
+use super::output::{Exit, Failure, clean, clean_lines, print, short, table, text, when, words};
 use super::{Global, target};
 
 #[derive(Debug, Subcommand)]
@@ -385,28 +384,4 @@ fn name(node: &Value) -> String {
         Some(name) => clean(name),
         None => short(&text(node, "nodeId")),
     }
-}
-
-/// Enough of an id to tell nodes apart.
-fn short(id: &str) -> String {
-    id.chars().take(12).collect()
-}
-
-fn words(list: &Value) -> String {
-    let words: Vec<&str> = list
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(|word| word.strip_prefix("operator.").unwrap_or(word))
-        .collect();
-    if words.is_empty() {
-        "-".to_owned()
-    } else {
-        words.join(" ")
-    }
-}
-
-fn when(value: &Value, key: &str) -> String {
-    value[key].as_i64().map_or_else(|| "-".to_owned(), rfc3339)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use gateway_client::{ClientError, ErrorKind};
 use gateway_config::ConfigError;
+use gateway_core::cron::schedule::rfc3339;
 use serde_json::{Value, json};
 
 /// How the program ends. The numbers are part of the interface.
@@ -214,6 +215,32 @@ pub fn duration(ms: u64) -> String {
         3_600..=86_399 => format!("{} h {} min", s / 3_600, s % 3_600 / 60),
         _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3_600),
     }
+}
+
+/// Enough of an id to tell devices and nodes apart.
+pub fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+/// The words of a list, scopes without their family; `-` for none.
+pub fn words(list: &Value) -> String {
+    let words: Vec<&str> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|word| word.strip_prefix("operator.").unwrap_or(word))
+        .collect();
+    if words.is_empty() {
+        "-".to_owned()
+    } else {
+        words.join(" ")
+    }
+}
+
+/// A time in Unix epoch ms, for people; `-` for none.
+pub fn when(value: &Value, key: &str) -> String {
+    value[key].as_i64().map_or_else(|| "-".to_owned(), rfc3339)
 }
 
 #[cfg(test)]
